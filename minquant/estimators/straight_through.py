@@ -1,0 +1,53 @@
+"""Rounding, and the two gradients that are pretended for it.
+
+Rounding has derivative zero almost everywhere. A straight-through estimator (STE) replaces it by the derivative of a
+*surrogate*: the identity, or the identity inside a range and a constant outside. Forward, backward and surrogate
+stand side by side, so that a test can compare the backward with finite differences of the surrogate.
+"""
+
+import numpy as np
+
+
+def round_half_up(v):
+    """Nearest integer, ties towards +infinity: floor(v + 1/2). The rounding of RQ and CPQ."""
+    return np.floor(v + np.asarray(0.5, v.dtype))
+
+
+def round_half_even(v):
+    """Nearest integer, ties to the even one: rint(v). The rounding of LSQ, PACT, DoReFa and GDRQ."""
+    return np.rint(v)
+
+
+def round_half_away(v):
+    """Nearest integer, ties away from zero: sign(v) floor(|v| + 1/2). The rounding of the mixed-precision paper."""
+    return np.copysign(np.floor(np.abs(v) + np.asarray(0.5, v.dtype)), v)
+
+
+def identity_ste(v, rounding=round_half_even):
+    """round(v); the cache is empty because the backward needs nothing."""
+    return rounding(v), None
+
+
+def identity_ste_backward(dy, cache=None):
+    """STE: d round(v)/dv := 1, so dv = dy."""
+    return dy
+
+
+def identity_ste_surrogate(v):
+    """The function whose exact derivative `identity_ste_backward` is: v itself."""
+    return v
+
+
+def clipped_ste(v, low, high, rounding=round_half_even):
+    """Return (round(clip(v, low, high)), inside): codes as floats, and the mask low < v < high that backward needs."""
+    return rounding(np.clip(v, low, high)), (v > low) & (v < high)
+
+
+def clipped_ste_backward(dy, inside):
+    """STE: d round(clip(v))/dv := 1 inside the range and 0 outside, so dv = dy * inside."""
+    return dy * inside
+
+
+def clipped_ste_surrogate(v, low, high):
+    """The function whose exact derivative `clipped_ste_backward` is: clip(v, low, high)."""
+    return np.clip(v, low, high)

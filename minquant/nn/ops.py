@@ -1,0 +1,3 @@
+"""The operations that the layers call: the NumPy reference of `functional`."""
+
+from .functional import *  # noqa: F403
