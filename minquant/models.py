@@ -1,0 +1,153 @@
+"""The networks. Each function reads like the architecture table of its paper and returns a `Sequential`.
+
+    model = resnet20(input_shape=(32, 32, 3), classes=10, rng=numpy.random.default_rng(0))
+
+Convolutions before a batch norm carry no bias. `count(model, input_shape)` gives parameters and multiply-accumulates.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from .nn import (BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU, Residual, Sequential,
+                 tapped)
+
+
+def mlp(input_shape, classes, rng):
+    """Two hidden layers with batch norm.
+
+    flatten - 256 FC - 128 FC - classes FC
+    """
+    return Sequential(
+        flatten=Flatten(),
+        fc1=Linear(int(np.prod(input_shape)), 256, rng, bias=False), bn1=BatchNorm(256), relu1=ReLU(),
+        fc2=Linear(256, 128, rng, bias=False), bn2=BatchNorm(128), relu2=ReLU(),
+        fc3=Linear(128, classes, rng))
+
+
+def lenet5(input_shape, classes, rng):
+    """LeNet-5 (LeCun et al. 1998, figure 2) with max-pooling, ReLU and batch norm in the place of its squashing units.
+
+    6 C5 - MP2 - 16 C5 - MP2 - 120 FC - 84 FC - classes FC
+
+    The first convolution is padded to keep the size (28 x 28 images stand for the paper's 32 x 32); the second is
+    unpadded as in the paper, except on images so small that it would not fit.
+    """
+    h, w, c = input_shape
+    padding = 0 if min(h // 2, w // 2) >= 6 else 2
+    flat = ((h // 2 + 2 * padding - 4) // 2) * ((w // 2 + 2 * padding - 4) // 2) * 16
+    return Sequential(
+        conv1=Conv2d(c, 6, 5, rng, padding=2, bias=False), bn1=BatchNorm(6), relu1=ReLU(), pool1=MaxPool(2),
+        conv2=Conv2d(6, 16, 5, rng, padding=padding, bias=False), bn2=BatchNorm(16), relu2=ReLU(), pool2=MaxPool(2),
+        flatten=Flatten(),
+        fc1=Linear(flat, 120, rng, bias=False), bn3=BatchNorm(120), relu3=ReLU(),
+        fc2=Linear(120, 84, rng, bias=False), bn4=BatchNorm(84), relu4=ReLU(),
+        fc3=Linear(84, classes, rng))
+
+
+def vgg_small(input_shape, classes, rng):
+    """VGG-small, the network of the ternary and binary weight papers at half their width.
+
+    2 x 64 C3 - MP2 - 2 x 128 C3 - MP2 - 2 x 256 C3 - MP2 - 512 FC - classes FC
+    """
+    h, w, c = input_shape
+    layers = {}
+    for stage, width in enumerate((64, 128, 256), start=1):
+        for i in (1, 2):
+            name = f"{stage}_{i}"
+            layers[f"conv{name}"] = Conv2d(c, width, 3, rng, padding=1, bias=False)
+            layers[f"bn{name}"], layers[f"relu{name}"] = BatchNorm(width), ReLU()
+            c = width
+        layers[f"pool{stage}"] = MaxPool(2)
+    return Sequential(
+        **layers, flatten=Flatten(),
+        fc1=Linear((h // 8) * (w // 8) * c, 512, rng, bias=False), bn_fc1=BatchNorm(512), relu_fc1=ReLU(),
+        fc2=Linear(512, classes, rng))
+
+
+def resnet20(input_shape, classes, rng):
+    """ResNet-20 for small images (He et al. 2016, section 4.2, n = 3), with its parameter-free shortcut (option A).
+
+    16 C3 - 3 blocks of 16 - 3 blocks of 32 (first with stride 2) - 3 blocks of 64 (first with stride 2) - mean - FC
+    block: C3 - BN - ReLU - C3 - BN, plus shortcut, ReLU
+    """
+    c = input_shape[2]
+    blocks, width = {}, 16
+    for stage, outputs in enumerate((16, 32, 64), start=1):
+        for i in range(1, 4):
+            stride = 2 if stage > 1 and i == 1 else 1
+            blocks[f"block{stage}_{i}"] = _basic_block(width, outputs, stride, rng)
+            width = outputs
+    return Sequential(
+        conv1=Conv2d(c, 16, 3, rng, padding=1, bias=False), bn1=BatchNorm(16), relu1=ReLU(),
+        **blocks, pool=GlobalAvgPool(), fc=Linear(64, classes, rng))
+
+
+def _basic_block(inputs, outputs, stride, rng):
+    body = Sequential(
+        conv1=Conv2d(inputs, outputs, 3, rng, stride=stride, padding=1, bias=False), bn1=BatchNorm(outputs), relu1=ReLU(),
+        conv2=Conv2d(outputs, outputs, 3, rng, padding=1, bias=False), bn2=BatchNorm(outputs))
+    shortcut = None if inputs == outputs else PadShortcut(inputs, outputs, stride)
+    return Sequential(add=Residual(body, shortcut), relu2=ReLU())
+
+
+def mobilenet_tiny(input_shape, classes, rng):
+    """MobileNet (Howard et al. 2017, table 1) cut down to small images: depthwise separable blocks.
+
+    32 C3 - separable 64, 128/2, 128, 256/2, 256, 512/2, 512 (/2: stride 2) - mean - FC
+    separable: depthwise C3 - BN - ReLU - C1 - BN - ReLU
+    """
+    c = input_shape[2]
+    blocks, width = {}, 32
+    for i, (outputs, stride) in enumerate(((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)), start=1):
+        blocks[f"block{i}"] = _separable_block(width, outputs, stride, rng)
+        width = outputs
+    return Sequential(
+        conv1=Conv2d(c, 32, 3, rng, padding=1, bias=False), bn1=BatchNorm(32), relu1=ReLU(),
+        **blocks, pool=GlobalAvgPool(), fc=Linear(width, classes, rng))
+
+
+def _separable_block(inputs, outputs, stride, rng):
+    return Sequential(
+        depthwise=Conv2d(inputs, inputs, 3, rng, stride=stride, padding=1, groups=inputs, bias=False),
+        bn1=BatchNorm(inputs), relu1=ReLU(),
+        pointwise=Conv2d(inputs, outputs, 1, rng, bias=False), bn2=BatchNorm(outputs), relu2=ReLU())
+
+
+MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, mobilenet_tiny)}
+
+
+def build(name, input_shape, classes, rng):
+    """Return the model called `name`; an unknown name is a ValueError that lists the nearest ones."""
+    if name not in MODELS:
+        near = get_close_matches(name, MODELS, n=3) or sorted(MODELS)
+        raise ValueError(f"there is no model '{name}'; did you mean {', '.join(near)}? (all: {', '.join(MODELS)})")
+    return MODELS[name](input_shape, classes, rng)
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One layer with weights: shapes without the batch axis, parameters (bias included), MACs for one image."""
+
+    name: str
+    weight_shape: tuple
+    output_shape: tuple
+    params: int
+    macs: int
+
+
+def count(model, input_shape):
+    """Return a list of `LayerCount`, one per convolution and linear layer, by running one image of zeros through."""
+    rows = []
+
+    def record(name, layer, x, y):
+        weight = layer.params.get("weight")
+        if weight is not None:
+            positions = int(np.prod(y.shape[1:-1], dtype=int))
+            params = sum(array.size for array in layer.params.values())
+            rows.append(LayerCount(name, weight.shape, y.shape[1:], params, weight.size * positions))
+
+    with tapped(model, after=record):
+        model.forward(np.zeros((1, *input_shape), np.float32))
+    return rows

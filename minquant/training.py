@@ -1,0 +1,119 @@
+"""The training loop: one step, one epoch, evaluation, written out.
+
+Every epoch draws from a Generator made of (seed, stage, epoch) alone, so a run that was interrupted between epochs
+and resumed is the uninterrupted run, bit for bit.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data import Augmentation, batches
+from .nn import softmax_cross_entropy, tapped
+from .optim import OPTIMIZERS, SCHEDULES, clip_gradients, parameter_groups, warm_up
+
+STAGES = ("float", "quantized")
+
+
+class Diverged(RuntimeError):
+    """The loss is NaN or infinite; the message names epoch, step and the first layer that produced such a value."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run: 'float' or 'quantized' training."""
+
+    name: str
+    epochs: int
+    lr: float
+
+    def rng(self, seed, epoch):
+        """The Generator of one epoch (counted from 1)."""
+        return np.random.default_rng([seed, STAGES.index(self.name), epoch])
+
+
+def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoothing=0.0, clip=None):
+    """One update from one batch; return (loss without the method's penalty, number of right predictions).
+
+    images (N, H, W, C) normalised floats, labels (N,) integers; `progress` in [0, 1) is the share of all steps done.
+    """
+    method = getattr(model, "method", None)
+    if method is not None:
+        method.step_begin(model, epoch, progress)
+    logits, cache = model.forward(images, train=True, rng=rng)
+    loss, dlogits = softmax_cross_entropy(logits, labels, smoothing)
+    _, grads = model.backward(dlogits, cache)
+    if method is not None:
+        for name, extra in method.penalty(model)[1].items():
+            grads[name] = grads[name] + extra
+        grads = method.edit_gradients(model, grads)
+    if clip is not None:
+        grads, _ = clip_gradients(grads, clip)
+    optimizer.step(grads, lr)
+    if method is not None:
+        method.step_end(model)
+    return loss, int((logits.argmax(1) == labels).sum())
+
+
+def make_optimizer(model, config):
+    """The optimizer of a configuration over a model's parameters, with the usual groups."""
+    return OPTIMIZERS[config.optimizer](model.named_params(), parameter_groups(model, config.weight_decay))
+
+
+def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
+    """Train one epoch in place; return dict(lr, loss, accuracy, images_per_s).
+
+    watch : None, or watch(done, total, loss, accuracy) called after every step
+    Raises Diverged as soon as a loss is not finite.
+    """
+    rng = stage.rng(config.seed, epoch)
+    transform = Augmentation(config.augment)
+    images, labels = dataset.train.images, dataset.train.labels
+    schedule = warm_up(SCHEDULES[config.schedule], config.warm_up)
+    order = [b for b in batches(len(images), config.batch_size, rng) if len(b) > 1]  # batch norm needs two images
+    started, seen, total_loss, right = time.perf_counter(), 0, 0.0, 0
+    for i, index in enumerate(order):
+        progress = ((epoch - 1) * len(order) + i) / (stage.epochs * len(order))
+        lr = stage.lr * schedule(progress)
+        batch = dataset.normalise(transform(images[index], rng))
+        loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing, config.clip)
+        if not np.isfinite(loss):
+            raise Diverged(f"the loss became {loss} in {stage.name} epoch {epoch}, step {i + 1} of {len(order)}; "
+                           f"{first_bad(model, batch)}; try a smaller learning rate (this one is {lr:.3g}) or --clip")
+        seen, total_loss, right = seen + len(index), total_loss + loss * len(index), right + hits
+        if watch:
+            watch(seen, len(images), total_loss / seen, right / seen)
+    seconds = time.perf_counter() - started
+    return {"lr": float(lr), "loss": total_loss / seen, "accuracy": right / seen, "images_per_s": seen / seconds}
+
+
+def evaluate(model, split, normalise, batch_size=500):
+    """Return (mean loss, accuracy) of a model in evaluation mode on a `Split`."""
+    logits = predict(model, split.images, normalise, batch_size)
+    loss, _ = softmax_cross_entropy(logits, split.labels)
+    return loss, float((logits.argmax(1) == split.labels).mean())
+
+
+def predict(model, images, normalise, batch_size=500):
+    """Logits (N, classes) of uint8 images in evaluation mode."""
+    if len(images) == 0:
+        raise ValueError("there are no images to evaluate; the data set or this part of it is empty")
+    return np.concatenate([model.forward(normalise(images[i:i + batch_size]))[0]
+                           for i in range(0, len(images), batch_size)])
+
+
+def first_bad(model, images):
+    """Name the first parameter or layer output that is not finite, in words."""
+    for name, array in model.named_params().items():
+        if not np.isfinite(array).all():
+            return f"parameter '{name}' is no longer finite"
+    found = []
+
+    def look(name, layer, x, y):
+        if not found and not np.isfinite(y).all():
+            found.append(name)
+
+    with tapped(model, after=look):
+        model.forward(images)
+    return f"layer '{found[0]}' is the first with a value that is not finite" if found else "every layer is finite"

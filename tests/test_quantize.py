@@ -1,0 +1,135 @@
+"""Quantizers are put where they belong, start from data, and refuse what cannot work."""
+
+import numpy as np
+import pytest
+
+from minquant import models, nn, training
+from minquant.optim import Adam, parameter_groups
+from minquant.quantize import bits_of, calibrate, quantize
+from minquant.quantizers.base import quantizers
+
+
+def float_lenet(seed=0):
+    return models.lenet5((8, 8, 1), 10, np.random.default_rng(seed))
+
+
+def images(n=32, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, 8, 8, 1)).astype(np.float32)
+
+
+def quantized(**settings):
+    model = quantize(float_lenet(), **{"method": "minmax", "rng": np.random.default_rng(2), **settings})
+    calibrate(model, images(), np.random.default_rng(3))
+    return model
+
+
+def test_every_weight_every_activation_and_the_input_have_a_quantizer():
+    names = [name for name, _ in quantizers(quantized())]
+    assert names == ["input_quantizer", "conv1.weight_quantizer", "pool1_quantizer", "conv2.weight_quantizer",
+                     "pool2_quantizer", "fc1.weight_quantizer", "relu3_quantizer", "fc2.weight_quantizer",
+                     "relu4_quantizer", "fc3.weight_quantizer"]
+
+
+def test_a_residual_network_quantizes_behind_every_relu_and_the_pooling():
+    model = quantize(models.resnet20((8, 8, 1), 10, np.random.default_rng(0)), method="minmax")
+    names = [name for name, _ in quantizers(model) if not name.endswith("weight_quantizer")]
+    assert len(names) == 1 + 1 + 9 * 2 + 1  # input, stem, two per block, pooling
+    assert "block1_1.add.body.relu1_quantizer" in names and "block3_3.relu2_quantizer" in names
+    assert names[-1] == "pool_quantizer"
+
+
+def test_the_float_model_is_left_as_it_was():
+    model = float_lenet()
+    before = {name: array.copy() for name, array in model.named_params().items()}
+    calibrate(quantize(model, method="minmax"), images(), np.random.default_rng(0))
+    assert not quantizers(model) and list(before) == list(model.named_params())
+    assert all(np.array_equal(before[name], array) for name, array in model.named_params().items())
+
+
+def test_float_activations_leave_no_activation_quantizer_and_no_input_quantizer():
+    names = [name for name, _ in quantizers(quantized(act_bits=None))]
+    assert len(names) == 5 and all(name.endswith("weight_quantizer") for name in names)
+
+
+@pytest.mark.parametrize("first_last,expected", [("same", [2, 2, 2, 2, 2]), ("8", [8, 2, 2, 2, 8]), ("float", [2, 2, 2])])
+def test_first_and_last_layer_can_be_exempt(first_last, expected):
+    found = [b for name, b in bits_of(quantized(bits=2, first_last=first_last)) if name.endswith("weight_quantizer")]
+    assert found == expected
+
+
+def test_overrides_choose_bits_by_name_pattern_and_the_last_match_wins():
+    model = quantized(bits=2, overrides={"fc*": 4, "fc2": None, "conv1": 8})
+    found = {name.split(".")[0]: b for name, b in bits_of(model) if name.endswith("weight_quantizer")}
+    assert found == {"conv1": 8, "conv2": 2, "fc1": 4, "fc3": 4}
+
+
+def test_max_pooling_commutes_with_the_quantizer_behind_it():
+    model = quantized()
+    quantizer = model.children["pool1_quantizer"]
+    x = np.random.default_rng(4).standard_normal((2, 8, 8, 6)).astype(np.float32)
+    pooled, _ = nn.MaxPool(2).forward(x)
+    first, _ = nn.MaxPool(2).forward(quantizer.forward(x)[0])
+    np.testing.assert_array_equal(quantizer.forward(pooled)[0], first)
+
+
+def test_calibration_leaves_the_batch_norms_running_statistics_alone():
+    model = quantize(float_lenet(), method="minmax")
+    calibrate(model, 5 + images(), np.random.default_rng(0))
+    np.testing.assert_array_equal(model.named_state()["bn1.mean"], 0)
+    assert model.named_state()["pool1_quantizer.ready"]
+
+
+def test_a_model_that_was_not_calibrated_says_so():
+    with pytest.raises(RuntimeError, match="call minquant.calibrate"):
+        quantize(float_lenet(), method="minmax").forward(images())
+
+
+def test_the_input_is_quantized_to_eight_signed_bits_with_zero_exact():
+    quantizer = quantized().children["input_quantizer"]
+    x = images()
+    y, _ = quantizer.forward(x)
+    assert len(np.unique(y)) <= 255 and np.abs(y - x).max() <= quantizer.step() / 2 * 1.001
+    np.testing.assert_array_equal(quantizer.forward(np.zeros_like(x))[0], 0)
+
+
+def test_training_a_quantized_network_lowers_its_loss():
+    model, rng = quantized(bits=3, act_bits=3), np.random.default_rng(5)
+    optimizer = Adam(model.named_params(), parameter_groups(model))
+    x, labels = images(16), rng.integers(0, 10, 16)
+    losses = [training.step(model, optimizer, x, labels, 3e-3, rng)[0] for _ in range(60)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("settings,message", [
+    (dict(bits=9), r"bits=9 is not in 1..8 \(codes are stored in uint8\)"),
+    (dict(bits=0), "bits=0 is not in 1..8"),
+    (dict(bits=2.5), "bits=2.5 is not in 1..8"),
+    (dict(act_bits=9), "bits=9 is not in 1..8"),
+    (dict(bits=None), "bits=None is not supported"),
+    (dict(method="cpr"), "no method 'cpr'; did you mean"),
+    (dict(per_chanel=True), "no option 'per_chanel'; nearest: per_channel"),
+    (dict(per_channel="maybe"), "not a truth value"),
+    (dict(first_last="4"), "first_last='4'"),
+    (dict(overrides={"conv9": 4}), "override 'conv9' matches no layer; the layers are conv1"),
+    (dict(overrides={"conv1": 11}), "bits=11 is not in 1..8"),
+])
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        quantize(float_lenet(), **{"method": "minmax", **settings})
+
+
+def test_a_network_with_nan_weights_is_refused_by_layer():
+    model = float_lenet()
+    model.children["conv2"].params["weight"][1, 2, 3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"layer 'conv2': 1 of 2400 weights are NaN or infinite, first at index \(1, 2, 3, 4\)"):
+        quantize(model, method="minmax")
+
+
+def test_calibrating_on_nan_names_the_quantizer():
+    with pytest.raises(ValueError, match="quantizer 'input_quantizer': .* activations are NaN"):
+        calibrate(quantize(float_lenet(), method="minmax"), images() * np.nan, np.random.default_rng(0))
+
+
+def test_a_quantized_model_is_not_quantized_twice():
+    with pytest.raises(ValueError, match="quantized already"):
+        quantize(quantized(), method="minmax")
