@@ -1,5 +1,6 @@
 """Layers that only pass data between their children."""
 
+from . import ops
 from .base import Layer, prefixed
 
 
@@ -65,14 +66,14 @@ class Residual(Layer):
             short, short_cache = self.children["shortcut"].forward(x, train, rng)
         if short.shape != y.shape:
             raise ValueError(f"Residual adds body output {y.shape} to shortcut output {short.shape}; they must be equal")
-        return y + short, (body_cache, short_cache)
+        return ops.add(y, short), (body_cache, short_cache)
 
     def backward(self, dy, cache):
         body_cache, short_cache = cache
         dx, grads = self.children["body"].backward(dy, body_cache)
         grads = prefixed("body", grads)
         if "shortcut" not in self.children:
-            return dx + dy, grads
+            return ops.add(dx, dy), grads
         dshort, more = self.children["shortcut"].backward(dy, short_cache)
         grads.update(prefixed("shortcut", more))
-        return dx + dshort, grads
+        return ops.add(dx, dshort), grads

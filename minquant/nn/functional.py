@@ -106,16 +106,25 @@ def _depthwise_backward(dy, xp, w, stride):
     return dxp, dw
 
 
+def column_means(x):
+    """Mean over all axes but the last, as a product with a vector: many times faster than x.mean for few channels."""
+    rows = x.reshape(-1, x.shape[-1])
+    return np.full(len(rows), 1 / len(rows), x.dtype) @ rows
+
+
 def batchnorm_forward(x, gamma, beta, eps):
     """Normalise over all axes but the last with batch statistics; return (y, cache, mean, var).
 
     Two passes: the variance is the mean of (x - mean)^2, because E[x^2] - mean^2 cancels catastrophically.
+    The mean of the centred values, zero but for rounding, corrects the mean of a long float32 sum.
     var is the biased variance (divided by the count), as the normalisation uses it.
     """
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
+    mean = column_means(x)
     centred = x - mean
-    var = (centred * centred).mean(axes)
+    slip = column_means(centred)
+    mean += slip
+    centred -= slip
+    var = column_means(centred * centred)
     inv_std = 1 / np.sqrt(var + np.asarray(eps, x.dtype))
     return centred * (gamma * inv_std) + beta, (x, mean, inv_std, gamma), mean, var
 
@@ -126,10 +135,9 @@ def batchnorm_backward(dy, cache):
     dx = gamma/std * (dy - mean(dy) - xhat * mean(dy * xhat)): the two means are the paths through mean and variance.
     """
     x, mean, inv_std, gamma = cache
-    axes = tuple(range(x.ndim - 1))
     xhat = (x - mean) * inv_std
-    dgamma, dbeta = (dy * xhat).sum(axes), dy.sum(axes)
     count = x.size // x.shape[-1]
+    dgamma, dbeta = column_means(dy * xhat) * count, column_means(dy) * count
     xhat *= dgamma / count
     return (dy - dbeta / count - xhat) * (gamma * inv_std), dgamma, dbeta
 

@@ -60,15 +60,15 @@ class Linear(Weighted):
             raise ValueError(f"Linear takes x of shape (N, {len(self.params['weight'])}), got {x.shape}; "
                              "put a Flatten before it")
         weight, weight_cache = self._effective_weight(train, rng)
-        y = x @ weight
+        y = ops.matmul(x, weight)
         if "bias" in self.params:
-            y += self.params["bias"]
+            ops.add_bias(y, self.params["bias"])
         return y, (x, weight, weight_cache)
 
     def backward(self, dy, cache):
         x, weight, weight_cache = cache
-        dx = dy @ weight.T if self.input_grad else None
-        return dx, self._grads(x.T @ dy, dy.sum(0), weight_cache)
+        dx = ops.matmul(dy, weight.T) if self.input_grad else None
+        return dx, self._grads(ops.matmul(x.T, dy), ops.sum_rows(dy), weight_cache)
 
 
 class Conv2d(Weighted):
@@ -98,13 +98,13 @@ class Conv2d(Weighted):
         weight, weight_cache = self._effective_weight(train, rng)
         y, conv_cache = ops.conv2d_forward(x, weight, self.stride, self.padding, self.groups)
         if "bias" in self.params:
-            y += self.params["bias"]
+            ops.add_bias(y, self.params["bias"])
         return y, (conv_cache, weight_cache)
 
     def backward(self, dy, cache):
         conv_cache, weight_cache = cache
         dx, dweight = ops.conv2d_backward(dy, conv_cache, self.input_grad)
-        dbias = dy.sum((0, 1, 2)) if "bias" in self.params else None
+        dbias = ops.sum_rows(dy) if "bias" in self.params else None
         return dx, self._grads(dweight, dbias, weight_cache)
 
 
