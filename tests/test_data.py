@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded digits, Fashion-MNIST, splits, statistics, search, messages."""
+"""Data sets by name: the embedded digits, Fashion-MNIST, splits, search, messages."""
 
 import os
 import subprocess
@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from minquant.data import DataError, DataNotFoundError, Dataset, Split, load, names, search_path
-from minquant.data.dataset import pixel_statistics
+from minquant.data import DataError, DataNotFoundError, load, names, search_path
 from minquant.data.digits import read_digits
 from minquant.data.idx import idx_bytes
 from minquant.data.sources import IDX_FILES
@@ -57,7 +56,8 @@ def test_fashion_mnist_is_the_published_set(real_search, tmp_path):
         assert np.array_equal(np.bincount(split.labels), np.full(10, count))
     if real:
         assert abs(data.mean[0] - 0.2860) < 5e-5 and abs(data.std[0] - 0.3530) < 5e-5
-        assert data.classes[data.train.labels[0]] == "Ankle boot" and data.classes[data.test.labels[1]] == "Pullover"
+        assert data.classes[data.train.labels[0]] == "Ankle boot"
+        assert data.classes[data.test.labels[1]] == "Pullover"
     else:
         with pytest.raises(DataError, match="checksum of the content .*; expected c59f468a2f67"):
             load("fashion-mnist", root, verify=True)
@@ -121,38 +121,13 @@ def test_same_arguments_give_the_same_set_and_another_seed_another_validation_pa
 
 
 def test_train_and_validation_partition_the_training_images():
+    def rows(*splits):
+        return sorted(image.tobytes() + bytes([label]) for split in splits
+                      for image, label in zip(split.images, split.labels))
+
     whole, data = load("digits", validation=0), load("digits", validation=0.2)
     assert len(whole.validation) == 0 and len(data.validation) == round(0.2 * 1437)
-    def rows(*splits):
-        return sorted(image.tobytes() + bytes([label]) for s in splits for image, label in zip(s.images, s.labels))
     assert rows(data.train, data.validation) == rows(whole.train)
-
-
-def test_statistics_are_those_of_the_remaining_training_part():
-    data = load("digits", validation=0.3)
-    expected = data.train.images / 255
-    assert np.allclose(data.mean, expected.mean(), rtol=1e-6) and np.allclose(data.std, expected.std(), rtol=1e-6)
-    assert not np.array_equal(data.mean, load("digits", validation=0).mean)
-    assert data.mean.dtype == data.std.dtype == np.float32
-
-
-def test_statistics_and_normalisation_are_per_channel():
-    images = synthetic_images(5000, (2, 3, 3)) // np.array([1, 2, 4], np.uint8)
-    mean, std = pixel_statistics(images)
-    assert np.allclose(mean, (images / 255).mean((0, 1, 2))) and np.allclose(std, (images / 255).std((0, 1, 2)))
-    split = Split(images, np.zeros(5000, np.int64))
-    data = Dataset("x", split, split, split, ("a",), mean, std)
-    for dtype in (np.float32, np.float64):
-        x = data.normalise(images, dtype)
-        exact = (images / 255 - mean.astype(float)) / std
-        assert x.dtype == dtype and np.allclose(x, exact, rtol=np.finfo(dtype).eps, atol=1e-12)
-
-
-def test_constant_channel_normalises_to_zero_not_nan():
-    images = np.full((4, 2, 2, 1), 255, np.uint8)
-    mean, std = pixel_statistics(images)
-    split = Split(images, np.zeros(4, np.int64))
-    assert np.array_equal(Dataset("x", split, split, split, ("a",), mean, std).normalise(images), images * 0.0)
 
 
 def test_limit_takes_the_first_images_of_both_files():
@@ -163,7 +138,8 @@ def test_limit_takes_the_first_images_of_both_files():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (dict(limit=0), "limit=0 images is not positive"), (dict(validation=1.0), r"validation=1.0 is not in \[0, 1\)"),
+    (dict(limit=0), "limit=0 images is not positive"),
+    (dict(validation=1.0), r"validation=1.0 is not in \[0, 1\)"),
     (dict(validation=-0.1), "validation=-0.1"), (dict(validation=float("nan")), "validation=nan"),
     (dict(validation=0.6, limit=1), "validation=0.6 holds out all 1 training images"),
     (dict(root="no/such/folder"), "data root 'no/such/folder' is not a folder")])
@@ -173,47 +149,9 @@ def test_argument_out_of_range_is_an_error_with_its_value(arguments, message, tm
         load(name, **arguments)
 
 
-IMAGES, LABELS = np.zeros((4, 2, 2, 1), np.uint8), np.arange(4)
-NAN = np.full((4, 2, 2, 1), 0.5)
-NAN[2, 1, 0, 0] = np.nan
-BAD_ARRAYS = {
-    "no channel axis": (IMAGES[..., 0], LABELS, r"shape \(4, 2, 2\); expected 4 axes"),
-    "empty": (IMAGES[:0], LABELS[:0], "the data set is empty"),
-    "NaN": (NAN, LABELS, r"1 pixels are NaN or infinite, the first at index \(2, 1, 0, 0\)"),
-    "floats": (IMAGES / 255, LABELS, "images are float64; expected uint8"),
-    "more labels": (IMAGES, np.arange(5), "5 labels for 4 images"),
-    "fewer labels": (IMAGES, np.arange(3), "3 labels for 4 images"),
-    "label too large": (IMAGES, np.array([0, 1, 9, 4]), r"label 9 of image 2 is not in 0..3 \(2 of 4"),
-    "label negative": (IMAGES, np.array([0, -1, 2, 3]), "label -1 of image 1 is not in 0..3"),
-    "label floats": (IMAGES, LABELS / 1.0, "expected one integer per image"),
-    "label table": (IMAGES, np.eye(4, dtype=int), "expected one integer per image"),
-}
-
-
-@pytest.mark.parametrize("part", ["train", "validation", "test"])
-@pytest.mark.parametrize("case", [case for case in BAD_ARRAYS])
-def test_unusable_arrays_are_errors_that_name_the_split(case, part):
-    images, labels, message = BAD_ARRAYS[case]
-    splits = {key: Split(IMAGES, LABELS) for key in ("train", "validation", "test")}
-    splits[part] = Split(images, labels)
-    if (case, part) == ("empty", "validation"):
-        assert len(Dataset("x", **splits, classes=tuple("abcd"), mean=np.zeros(1), std=np.ones(1)).validation) == 0
-        return
-    with pytest.raises(DataError, match=message) as caught:
-        Dataset("x", **splits, classes=tuple("abcd"), mean=np.zeros(1), std=np.ones(1))
-    assert f"data set 'x', {part} split" in str(caught.value)
-
-
-def test_normalise_refuses_floats_and_foreign_shapes():
-    data = load("digits", limit=20)
-    with pytest.raises(DataError, match="normalise: images are float32; expected uint8"):
-        data.normalise(data.train.images.astype(np.float32))
-    with pytest.raises(DataError, match=r"images of shape \(28, 28, 1\); expected \(8, 8, 1\)"):
-        data.normalise(np.zeros((1, 28, 28, 1), np.uint8))
-
-
-@pytest.mark.parametrize("alias, name", [("fashion", "fashion-mnist"), ("FashionMNIST", "fashion-mnist"),
-                                         ("MNIST", "mnist"), ("cifar-10", "cifar10"), ("digits8x8", "digits")])
+@pytest.mark.parametrize("alias, name", [
+    ("fashion", "fashion-mnist"), ("FashionMNIST", "fashion-mnist"), ("MNIST", "mnist"),
+    ("cifar-10", "cifar10"), ("digits8x8", "digits")])
 def test_alias_finds_the_same_folders_as_the_name(alias, name, tmp_path):
     assert search_path(alias, tmp_path) == search_path(name, tmp_path)
 
@@ -240,7 +178,7 @@ def test_miss_names_every_folder_looked_at_and_the_ways_to_get_the_files(tmp_pat
 def test_miss_says_which_files_of_an_incomplete_set_are_missing(tmp_path):
     write_idx_set(tmp_path / "fashion-mnist")
     (tmp_path / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataNotFoundError, match="fashion-mnist   .incomplete, missing: t10k-labels-idx1-ubyte"):
+    with pytest.raises(DataNotFoundError, match="fashion-mnist   .incomplete, missing: t10k-labels"):
         load("fashion-mnist", tmp_path)
 
 
@@ -264,7 +202,8 @@ def test_folders_are_searched_in_the_documented_order(tmp_path, monkeypatch):
 def test_idx_set_is_found_in_each_usual_layout(tmp_path, folder, zipped):
     arrays = write_idx_set(tmp_path / folder, zipped=zipped)
     data = load("fashion-mnist", tmp_path, validation=0)
-    assert np.array_equal(data.train.images[..., 0], arrays[0]) and np.array_equal(data.test.labels, arrays[3])
+    assert np.array_equal(data.train.images[..., 0], arrays[0])
+    assert np.array_equal(data.test.labels, arrays[3])
     assert data.train.labels.dtype == np.int64 and data.train.images.dtype == np.uint8
 
 
@@ -292,7 +231,8 @@ def test_keras_archive_of_mnist_is_read_and_a_pickled_one_refused(tmp_path):
 
 
 @pytest.mark.parametrize("file, array, message", [
-    (1, np.zeros(41, np.uint8), "41 labels for 40 images"), (1, np.zeros(39, np.uint8), "39 labels for 40 images"),
+    (1, np.zeros(41, np.uint8), "41 labels for 40 images"),
+    (1, np.zeros(39, np.uint8), "39 labels for 40 images"),
     (3, np.full(20, 10, np.uint8), "label 10 of image 0 is not in 0..9"),
     (0, np.zeros((0, 28, 28), np.uint8), "the data set is empty"),
     (2, np.zeros((20, 32, 32), np.uint8), r"shape \(32, 32\); expected \(28, 28\)")])
@@ -306,10 +246,10 @@ def test_set_whose_files_disagree_names_the_file(tmp_path, file, array, message)
 
 def test_altered_file_fails_verification_and_names_both_checksums(tmp_path):
     write_idx_set(tmp_path / "mnist")
-    with pytest.raises(DataError, match="train-images.*checksum of the content [0-9a-f]{64}; expected ba891046"):
+    with pytest.raises(DataError, match="train-images.*checksum of the content [0-9a-f]{64}; expected ba89"):
         load("mnist", tmp_path, verify=True)
     write_cifar_set(tmp_path / "cifar-10-batches-py", "pickled")
-    with pytest.raises(DataError, match="data_batch_1: checksum of the content [0-9a-f]{32}; expected c99cafc1"):
+    with pytest.raises(DataError, match="data_batch_1: checksum of the content [0-9a-f]{32}; expected c99c"):
         load("cifar10", tmp_path, verify=True)
     write_cifar_set(tmp_path / "cifar-10-batches-bin", "binary")
     with pytest.raises(DataError, match="no checksums are known for the binary version of cifar10"):

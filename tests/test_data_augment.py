@@ -84,7 +84,8 @@ def test_operations_keep_the_order_of_the_spec():
 
 
 @pytest.mark.parametrize("spec, message", [
-    ("crap4", "unknown operation 'crap4'; did you mean 'crop'"), ("crop", "'crop' needs a size of at least 1"),
+    ("crap4", "unknown operation 'crap4'; did you mean 'crop'"),
+    ("crop", "'crop' needs a size of at least 1"),
     ("crop0", "'crop0' needs a size of at least 1"), ("flip2", "'flip2' takes no size; write 'flip'"),
     ("crop4,,flip", "unknown operation ''"), ("crop-4", "unknown operation 'crop-4'; did you mean 'crop'"),
     ("crop4.5", "unknown operation"), ("flip,flip", "'flip' is given twice"), ("CROP4", "unknown operation"),
@@ -121,7 +122,8 @@ def test_batches_without_generator_keep_the_order_and_with_one_change_from_epoch
     assert not np.array_equal(batches(50, 50, rng)[0], batches(50, 50, rng)[0])
 
 
-@pytest.mark.parametrize("arguments, message", [((0, 4), "n=0 images"), ((4, 0), "batch_size=0"), ((4, -1), "-1")])
+@pytest.mark.parametrize("arguments, message", [
+    ((0, 4), "n=0 images"), ((4, 0), "batch_size=0"), ((4, -1), "-1")])
 def test_batches_of_nothing_are_an_error(arguments, message):
     with pytest.raises(DataError, match=message):
         batches(*arguments)
@@ -129,7 +131,8 @@ def test_batches_of_nothing_are_an_error(arguments, message):
         batches(4, 5, drop_last=True)
 
 
-@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=80), share=st.floats(0, 0.95), seed=st.integers(0, 9))
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=80), share=st.floats(0, 0.95),
+       seed=st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_hold_out_partitions_and_takes_each_class_in_proportion(labels, share, seed):
     labels = np.array(labels)
@@ -139,7 +142,8 @@ def test_hold_out_partitions_and_takes_each_class_in_proportion(labels, share, s
             hold_out(labels, share, np.random.default_rng(seed))
         return
     train, held = hold_out(labels, share, np.random.default_rng(seed))
-    assert len(held) == wanted and np.array_equal(np.sort(np.concatenate([train, held])), np.arange(len(labels)))
+    assert len(held) == wanted
+    assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(len(labels)))
     for label in np.unique(labels):
         quota = wanted * (labels == label).sum() / len(labels)
         assert abs((labels[held] == label).sum() - quota) < 1

@@ -6,6 +6,7 @@ from importlib import resources
 
 import numpy as np
 
+from .batches import hold_out
 from .dataset import DataError
 from .idx import sha256
 
@@ -37,4 +38,5 @@ def read_digits(file=None):
             raise DataError(f"{file}: SHA-256 of {key!r} is {found}; expected {expected}; reinstall minquant")
     images = ((arrays["images"].astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)[..., None]
     labels = arrays["labels"]
-    return images[:-TEST_IMAGES], labels[:-TEST_IMAGES], images[-TEST_IMAGES:], labels[-TEST_IMAGES:]
+    train, test = hold_out(labels, TEST_IMAGES / len(labels), np.random.default_rng(0))
+    return images[train], labels[train], images[test], labels[test]
