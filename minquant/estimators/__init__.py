@@ -1,0 +1,1 @@
+"""Gradient estimators that the papers share: forward, backward and the surrogate each one claims."""
