@@ -107,7 +107,7 @@ def calibrate(model, images, rng):
     """Initialise every activation quantizer that is not ready from what it sees of `images` (normalised, NHWC).
 
     The batch runs through in training mode, so batch norms use its statistics; their running ones are restored.
-    Ends with the method's own `start`.
+    Ends with the method's own `calibrate`, which for most only calls its `start`.
     """
     saved = {name: array.copy() for name, array in model.named_state().items()
              if name.rsplit(".", 1)[-1] in ("mean", "var")}
@@ -125,7 +125,7 @@ def calibrate(model, images, rng):
         if name in saved:
             array[...] = saved[name]
     if getattr(model, "method", None) is not None:
-        model.method.start(model, rng)
+        model.method.calibrate(model, images, rng)
 
 
 def bits_of(model):

@@ -51,3 +51,18 @@ def clipped_ste_backward(dy, inside):
 def clipped_ste_surrogate(v, low, high):
     """The function whose exact derivative `clipped_ste_backward` is: clip(v, low, high)."""
     return np.clip(v, low, high)
+
+
+def sign_ste(v):
+    """Return (sign(v), inside) with sign(0) = +1, so that there are two levels; inside is the mask |v| < 1."""
+    return np.where(v >= 0, 1, -1).astype(v.dtype), np.abs(v) < 1
+
+
+def sign_ste_backward(dy, inside):
+    """STE: d sign(v)/dv := 1 inside (-1, 1) and 0 outside (Courbariaux et al. 2016), so dv = dy * inside."""
+    return dy * inside
+
+
+def sign_ste_surrogate(v):
+    """The function whose exact derivative `sign_ste_backward` is: clip(v, -1, 1)."""
+    return np.clip(v, -1, 1)

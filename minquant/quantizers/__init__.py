@@ -2,9 +2,13 @@
 
 from difflib import get_close_matches
 
+from .cpq import CPQ
+from .dgms import DGMS
+from .lsq import LSQ
 from .minmax import MinMax
+from .rq import RQ, RQST
 
-METHODS = {method.name: method for method in (MinMax,)}
+METHODS = {method.name: method for method in (DGMS, CPQ, RQ, RQST, MinMax, LSQ)}
 
 
 def create(name, **options):

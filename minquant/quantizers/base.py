@@ -162,12 +162,15 @@ class Method:
     name, title, paper, learns : strings for `--list-methods`
     weight_bits, act_bits      : the bit-widths allowed; None in act_bits means activations may stay float
     options                    : dict name -> Option
+    training                   : settings of the quantized training that this method recommends, by their names in
+                                 `Config`; they hold where the user names none
     """
 
     name = title = paper = learns = ""
     weight_bits = tuple(range(1, 9))
     act_bits = tuple(range(1, 9)) + (None,)
     options = {}
+    training = {}
 
     def __init__(self, **options):
         for key in options:
@@ -190,6 +193,10 @@ class Method:
     def activation_quantizer(self, bits, signed=False):
         """Return a new Quantizer for activations (unsigned after a ReLU)."""
         raise TypeError(f"method '{self.name}' makes no activation quantizer")
+
+    def calibrate(self, model, images, rng):
+        """Called at the end of `minquant.calibrate` with its images (normalised, NHWC); by default it only starts."""
+        self.start(model, rng)
 
     def start(self, model, rng):
         """Called once, after all quantizers of the model are initialised and before the first step."""
