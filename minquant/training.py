@@ -27,6 +27,7 @@ class Stage:
     name: str
     epochs: int
     lr: float
+    weight_decay: float
 
     def rng(self, seed, epoch):
         """The Generator of one epoch (counted from 1)."""
@@ -56,9 +57,9 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
     return loss, int((logits.argmax(1) == labels).sum())
 
 
-def make_optimizer(model, config):
-    """The optimizer of a configuration over a model's parameters, with the usual groups."""
-    return OPTIMIZERS[config.optimizer](model.named_params(), parameter_groups(model, config.weight_decay))
+def make_optimizer(model, config, stage):
+    """The optimizer of a configuration over a model's parameters, with the usual groups and the stage's weight decay."""
+    return OPTIMIZERS[config.optimizer](model.named_params(), parameter_groups(model, stage.weight_decay))
 
 
 def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):

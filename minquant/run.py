@@ -1,0 +1,138 @@
+"""One training run from configuration to report: float pre-training, quantized training, the stored form."""
+
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, plot, runs
+from .nn import skip_input_gradient
+from .quantize import calibrate
+from .summary import as_dicts, summarise
+from .training import STAGES, Stage, evaluate, make_optimizer, train_epoch
+
+CALIBRATION_IMAGES = 512
+
+
+class Run:
+    """A run in its folder. `Run(...).train()` does it all and returns the report; `resume=True` goes on after the
+    newest whole epoch.
+
+    config   : `Config`;  folder : Path, made if absent;  dataset : `Dataset`
+    progress : `Progress` for the lines a user sees
+    """
+
+    def __init__(self, config, folder, dataset, progress, resume=False):
+        self.config, self.folder, self.dataset, self.progress = config, Path(folder), dataset, progress
+        self.stages = {"float": Stage("float", 0 if config.init else config.float_epochs, config.float_lr, config.weight_decay)}
+        if config.method != "float":
+            self.stages["quantized"] = Stage("quantized", config.epochs, config.lr, config.quantized_weight_decay)
+        self.history, self.best, self.float_accuracy, self.epoch = [], -1.0, float("nan"), 0
+        if resume:
+            self._resume()
+        else:
+            self._start()
+        skip_input_gradient(self.model)
+
+    def _start(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        runs.write_text(self.folder / "config.toml", self.config.to_toml())
+        self.model = runs.float_model(self.config, self.dataset)
+        if self.config.init:
+            path = Path(self.config.init)
+            path = path / "float.npz" if path.is_dir() else path
+            runs.load_model(self.model, runs.read_checkpoint(path), path)
+        self._enter("float")
+
+    def _resume(self):
+        path = self.folder / "last.npz"
+        parts = runs.read_checkpoint(path)
+        meta = parts["meta"]
+        if str(meta["config"]) != self.config.to_toml():
+            raise runs.RunError(f"{path} was made with another configuration than {self.folder / 'config.toml'}; "
+                                "restore that file, or start a new run with --out")
+        self.model = runs.float_model(self.config, self.dataset)
+        self.stage = STAGES[int(meta["stage"])]
+        if self.stage == "quantized":
+            self.model = runs.quantized_model(self.config, self.model)
+        runs.load_model(self.model, parts, path)
+        self.optimizer = make_optimizer(self.model, self.config, self.stages[self.stage])
+        self.optimizer.load(parts["optimizer"], meta["steps"])
+        self.epoch, self.best, self.float_accuracy = int(meta["epoch"]), float(meta["best"]), float(meta["float_accuracy"])
+        self.history = meta["history"].tolist()
+
+    def _enter(self, stage):
+        self.stage, self.epoch, self.best = stage, 0, -1.0
+        self.optimizer = make_optimizer(self.model, self.config, self.stages[self.stage])
+
+    def train(self):
+        """Run what is left of every stage; write the folder; return the report as a dict."""
+        self._epochs()
+        if self.stage == "float":
+            self._finish_float()
+            if "quantized" in self.stages:
+                self._quantize()
+                self._epochs()
+        return self._report()
+
+    def _epochs(self):
+        stage = self.stages[self.stage]
+        while self.epoch < stage.epochs:
+            epoch = self.epoch + 1
+            title = f"{stage.name} {epoch:>{len(str(stage.epochs))}}/{stage.epochs}"
+            row = train_epoch(self.model, self.optimizer, self.dataset, self.config, stage, epoch,
+                              self.progress.begin(title))
+            loss, accuracy = evaluate(self.model, self.dataset.validation, self.dataset.normalise)
+            self.epoch = epoch
+            mean_bits = summarise(self.model, self.dataset.image_shape)[1]["mean_bits"]
+            self.history.append([float(STAGES.index(stage.name)), float(epoch), row["lr"], row["loss"], row["accuracy"],
+                                 loss, accuracy, mean_bits])
+            self._save(accuracy)
+            self.progress.line(f"{title}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.2%}  "
+                               f"validation {accuracy:.2%}  {row['images_per_s']:,.0f} images/s")
+
+    def _save(self, accuracy):
+        """The best state first, then the newest, then the log: a kill in between loses nothing that was whole."""
+        method = getattr(self.model, "method", None)
+        if accuracy >= self.best and (method is None or method.feasible(self.model)):
+            self.best = accuracy
+            runs.save_checkpoint(self.folder / "best.npz", self.model, stage=STAGES.index(self.stage), epoch=self.epoch,
+                                 finished=False)
+        runs.save_checkpoint(self.folder / "last.npz", self.model, self.optimizer, stage=STAGES.index(self.stage),
+                             epoch=self.epoch, best=self.best, float_accuracy=self.float_accuracy,
+                             history=np.array(self.history), config=self.config.to_toml())
+        runs.write_log(self.folder / "log.csv", self.history)
+
+    def _finish_float(self):
+        _, self.float_accuracy = evaluate(self.model, self.dataset.test, self.dataset.normalise)
+        runs.save_checkpoint(self.folder / "float.npz", self.model, stage=0, epoch=self.epoch)
+        self.progress.line(f"float network: test accuracy {self.float_accuracy:.2%}")
+
+    def _quantize(self):
+        self.model = runs.quantized_model(self.config, self.model)
+        rng = np.random.default_rng([self.config.seed, 102])
+        images = self.dataset.train.images
+        sample = rng.permutation(len(images))[:CALIBRATION_IMAGES]
+        calibrate(self.model, self.dataset.normalise(images[sample]), rng)
+        skip_input_gradient(self.model)
+        self._enter("quantized")
+
+    def _report(self):
+        path = self.folder / "best.npz"
+        if not path.is_file():  # no epoch met the method's constraint, or there was no epoch at all
+            raise runs.RunError(f"no epoch of {self.folder} met the constraint of method '{self.config.method}'; "
+                                "train longer (--epochs) or loosen the constraint")
+        parts = runs.read_checkpoint(path)
+        runs.load_model(self.model, parts, path)
+        method = getattr(self.model, "method", None)
+        if method is not None and not parts["meta"]["finished"]:
+            method.finish(self.model)
+            runs.save_checkpoint(path, self.model, stage=STAGES.index(self.stage), epoch=parts["meta"]["epoch"], finished=True)
+        loss, accuracy = evaluate(self.model, self.dataset.test, self.dataset.normalise)
+        rows, totals = summarise(self.model, self.dataset.image_shape)
+        report = {"version": __version__, "method": self.config.method, "model": self.config.model,
+                  "data": self.config.data, "data_source": self.dataset.source, "seed": self.config.seed,
+                  "best_epoch": int(parts["meta"]["epoch"]), "float_accuracy": self.float_accuracy,
+                  "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best, **totals, "layers": as_dicts(rows)}
+        runs.write_json(self.folder / "report.json", report)
+        plot.run_plots(self.folder, self.model, self.history)
+        return report

@@ -1,0 +1,153 @@
+"""Train a network and quantize it:  python -m minquant.train --method cpq --bits 4 --act-bits 4 --data fashion-mnist"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import data
+from .config import Config, ConfigError, Parser, add_flags, given, nearest
+from .models import MODELS
+from .progress import Progress
+from .quantize import recipe_for
+from .quantizers import METHODS
+from .runs import RunError, read_config
+from .summary import table
+from .training import Diverged
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def main(argv=None):
+    """Run the command line; return the exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = make_parser().parse_args(argv)
+    if arguments.list_methods:
+        print(list_methods())
+        return 0
+    limit_threads(arguments.threads, argv)
+    progress = Progress(quiet=arguments.quiet)
+    folder = None
+    try:
+        config, folder = resolve(arguments)
+        dataset = data.load(config.data, arguments.data_root, validation=config.validation, seed=config.seed,
+                            limit=config.limit)
+        progress.line(f"{config.data}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
+                      f"{len(dataset.test)} test images ({dataset.source})")
+        from .run import Run  # matplotlib is imported with it, and --help should not wait for that
+        report = Run(config, folder, dataset, progress, resume=arguments.resume is not None).train()
+    except (ConfigError, data.DataError, RunError, ValueError) as error:
+        print(f"minquant.train: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RunError) else 2
+    except Diverged as error:
+        last = folder / "last.npz"
+        kept = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished"
+        print(f"minquant.train: error: {error}; {kept}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        progress.line(f"interrupted; go on with: python -m minquant.train --resume {folder}")
+        return 130
+    print(json.dumps({**report, "folder": str(folder)}, indent=2) if arguments.json else show(report, folder))
+    return 0
+
+
+def make_parser():
+    """The flags of this command."""
+    parser = Parser(prog="python -m minquant.train", description=__doc__.splitlines()[0],
+                    epilog="Everything that decides the result is written to the run folder's config.toml.")
+    add_flags(parser)
+    parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/DATA-MODEL-METHOD-...)")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with an interrupted run")
+    parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the products and compiled helpers")
+    parser.add_argument("--quiet", action="store_true", help="print only the result")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--list-methods", action="store_true", help="print the methods and their options, and stop")
+    return parser
+
+
+def limit_threads(threads, argv):
+    """Numerical libraries read their thread count when they load, so start this command again with it in place."""
+    if threads is None or all(os.environ.get(name) == str(threads) for name in THREAD_VARIABLES):
+        return
+    if threads < 1:
+        raise SystemExit(f"minquant.train: error: --threads {threads} does not work; it takes 1 or more")
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    os.execve(sys.executable, [sys.executable, "-m", "minquant.train", *argv], environment)
+
+
+def resolve(arguments):
+    """Return (Config, run folder) of a command line. Raises ConfigError or RunError."""
+    def options(method):
+        return METHODS[method].options if method in METHODS else {}
+
+    values = given(arguments, options)
+    if arguments.resume:
+        if arguments.out:
+            raise ConfigError("--out does not go with --resume; the run goes on in its own folder")
+        config = read_config(arguments.resume)
+        changed = [name for name, value in values.items() if getattr(config, name) != value]
+        if changed:
+            name = changed[0]
+            raise ConfigError(f"--resume cannot change {name} from {getattr(config, name)!r} to {values[name]!r}: the "
+                              "resumed run would not be the run; start a new one with --out")
+        return config, Path(arguments.resume)
+    config = Config(**values)
+    for what, name, known in (("method", config.method, [*METHODS, "float"]), ("model", config.model, MODELS),
+                              ("data set", config.data, data.names())):
+        if name not in known:
+            raise ConfigError(f"there is no {what} '{name}'; nearest: {nearest(name, known)}")
+    data.Augmentation(config.augment)  # raises before any work is done, like the next line
+    if config.method != "float":
+        recipe_for(config.method, config.bits, config.act_bits, config.options)
+    return config, run_folder(arguments.out, config)
+
+
+def run_folder(out, config):
+    """The folder of a new run: `out`, which must not hold a run, or the first free runs/DATA-MODEL-METHOD-... name."""
+    if out:
+        if (Path(out) / "config.toml").exists():
+            raise ConfigError(f"--out {out} holds a run already; go on with --resume {out}, or choose another folder")
+        return Path(out)
+    act = "32" if config.act_bits is None else config.act_bits
+    bits = "" if config.method == "float" else f"-w{config.bits}a{act}"
+    base = Path("runs") / f"{config.data}-{config.model}-{config.method}{bits}-seed{config.seed}"
+    numbered = [base] + [base.with_name(f"{base.name}-{i}") for i in range(2, 10000)]
+    return next(path for path in numbered if not path.exists())
+
+
+def show(report, folder):
+    """The closing table as text."""
+    rows = [(r["name"], "x".join(map(str, r["shape"])), r["bits"] if r["bits"] < 32 else "float",
+             r["act_bits"] if r["act_bits"] < 32 else "float", r["levels"], f"{r['zeros']:.0%}", f"{r['bytes']:,}")
+            for r in report["layers"]]
+    lines = [table(("layer", "shape", "bits", "input bits", "levels", "zeros", "bytes"), rows), "",
+             f"float accuracy      {report['float_accuracy']:.2%}  (test)",
+             f"quantized accuracy  {report['accuracy']:.2%}  (test, epoch {report['best_epoch']} by validation)",
+             f"model size          {report['bytes'] / 1024:.1f} kB, {report['compression']:.1f}x smaller than float32 "
+             f"({report['float32_bytes'] / 1024:.1f} kB)",
+             f"files               {folder}/  (report.json, log.csv, best.npz, plots/)"]
+    if report["method"] == "float":
+        del lines[3]
+    return "\n".join(lines)
+
+
+def list_methods():
+    """Every method: name, paper, what it learns, bits, options with defaults."""
+    def span(bits):
+        numbers = [b for b in bits if b is not None]
+        return f"{min(numbers)}..{max(numbers)}" + (", float" if None in bits else "") if numbers else "float"
+
+    blocks = []
+    for method in METHODS.values():
+        lines = [f"{method.name}: {method.title}", f"    paper    {method.paper}", f"    learns   {method.learns}",
+                 f"    bits     weights {span(method.weight_bits)}; activations {span(method.act_bits)}"]
+        for name, option in method.options.items():
+            takes = "|".join(map(str, option.takes)) if isinstance(option.takes, tuple) else option.takes.__name__
+            lines.append(f"    --set {name}={option.default}  ({takes}) {option.help}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
