@@ -4,11 +4,13 @@ from difflib import get_close_matches
 
 from .cpq import CPQ
 from .dgms import DGMS
+from .gdrq import GDRQ
 from .lsq import LSQ
 from .minmax import MinMax
+from .qnet import QNet
 from .rq import RQ, RQST
 
-METHODS = {method.name: method for method in (DGMS, CPQ, RQ, RQST, MinMax, LSQ)}
+METHODS = {method.name: method for method in (DGMS, GDRQ, CPQ, QNet, RQ, RQST, MinMax, LSQ)}
 
 
 def create(name, **options):
