@@ -58,7 +58,8 @@ def make_parser():
     parser = Parser(prog="python -m minquant.compare", description=__doc__.splitlines()[0], conflict_handler="resolve")
     add_flags(parser)
     parser.add_argument("--methods", required=True, metavar="A,B;C:KEY=VALUE", help="methods, or variants with options")
-    parser.add_argument("--bits", dest="bits_list", default="4", metavar="2,3,4", help="bits of weights and activations")
+    parser.add_argument("--bits", dest="bits_list", default="4", metavar="2,3,4",
+                        help="bits of weights and activations")
     parser.add_argument("--float-activations", action="store_true", help="quantize weights only")
     parser.add_argument("--seeds", default="0", metavar="0,1,2", help="seeds; each has its own float network")
     parser.add_argument("--runs", required=True, metavar="FOLDER", help="where the runs are kept")
@@ -113,8 +114,8 @@ def plan(variants, bits, seeds, values, float_activations=False):
             recipe_for(method, b, act_bits, options)
             for seed in seeds:
                 name = f"{variant.replace(':', '-').replace(',', '-').replace('=', '_')}-{b}bit-seed{seed}"
-                jobs.append(Job(name, variant, {**values, "method": method, "bits": b, "act_bits": act_bits, "seed": seed,
-                                                "options": options}))
+                jobs.append(Job(name, variant, {**values, "method": method, "bits": b, "act_bits": act_bits,
+                                                "seed": seed, "options": options}))
     return jobs
 
 
@@ -158,7 +159,7 @@ def _row(job, report):
 
 
 def spread(rows):
-    """[(variant, bits, mean accuracy, lowest, highest, mean drop against float, mean bytes, seeds)] in the order of rows."""
+    """[(variant, bits, mean accuracy, lowest, highest, mean drop against float, mean bytes, seeds)], in order."""
     groups = {}
     for row in rows:
         if not row["error"]:
@@ -174,7 +175,8 @@ def spread(rows):
 
 def markdown(rows):
     """The comparison as a Markdown table; a run that failed is listed below it with its reason."""
-    lines = ["| method | bits | accuracy (lowest .. highest) | below float | size | seeds |", "|---|---|---|---|---|---|"]
+    lines = ["| method | bits | accuracy (lowest .. highest) | below float | size | seeds |",
+             "|---|---|---|---|---|---|"]
     for variant, bits, mean, low, high, drop, size, seeds in spread(rows):
         lines.append(f"| {variant} | {bits} | {mean:.2%} ({low:.2%} .. {high:.2%}) | {100 * drop:.2f} points | "
                      f"{size / 1024:.1f} kB | {seeds} |")

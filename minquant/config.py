@@ -25,7 +25,8 @@ class Config:
     method: str = _setting("cpq", "quantization method, or 'float' to train the float network only")
     bits: int = _setting(4, "bits of the weights")
     act_bits: int | None = _setting(4, "bits of the activations, or 'float'")
-    first_last: str | None = _setting(None, "weights of the first and last layer: same, 8 or float (default: by method)")
+    first_last: str | None = _setting(
+        None, "weights of the first and last layer: same, 8 or float (default: by method)")
     model: str = _setting("lenet5", "network")
     data: str = _setting("digits", "data set")
     float_epochs: int | None = _setting(None, "epochs of float pre-training (default: by data set)")
@@ -90,7 +91,8 @@ class Config:
 
 
 # What a field left None becomes: the first row, then the data set's, then what the method recommends.
-_DEFAULTS = {"float_epochs": 10, "epochs": 10, "augment": "", "first_last": "same", "lr": 1e-3, "quantized_weight_decay": 1e-4}
+_DEFAULTS = {"float_epochs": 10, "epochs": 10, "augment": "", "first_last": "same", "lr": 1e-3,
+             "quantized_weight_decay": 1e-4}
 _BY_DATA = {"digits": {"float_epochs": 30, "epochs": 30}, "cifar10": {"augment": "crop4,flip"}}
 
 
@@ -196,8 +198,9 @@ def add_flags(parser):
     for name, f in FIELDS.items():
         if f.type is dict:
             continue
+        default = "" if f.default is None else f" (default: {f.default or 'none'})"
         parser.add_argument("--" + name.replace("_", "-"), metavar=name.upper(), default=argparse.SUPPRESS,
-                            help=f"{f.metadata['help']}" + ("" if f.default is None else f" (default: {f.default or 'none'})"))
+                            help=f.metadata["help"] + default)
     parser.add_argument("--override", action="append", default=[], metavar="PATTERN=BITS",
                         help="bits (or 'float') of the layers whose name matches, may be repeated")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -216,7 +219,8 @@ def given(arguments, method_options):
         if key not in FIELDS:
             if key not in options:
                 raise ConfigError(f"--set {key}: neither a setting nor an option of method "
-                                  f"'{values.get('method', Config.method)}'; nearest: {nearest(key, [*FIELDS, *options])}")
+                                  f"'{values.get('method', Config.method)}'; "
+                                  f"nearest: {nearest(key, [*FIELDS, *options])}")
             values.setdefault("options", {})[key] = value
     if arguments.override:
         values["overrides"] = {**values.get("overrides", {}), **dict(map(parse_override, arguments.override))}

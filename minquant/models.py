@@ -86,7 +86,8 @@ def resnet20(input_shape, classes, rng):
 
 def _basic_block(inputs, outputs, stride, rng):
     body = Sequential(
-        conv1=Conv2d(inputs, outputs, 3, rng, stride=stride, padding=1, bias=False), bn1=BatchNorm(outputs), relu1=ReLU(),
+        conv1=Conv2d(inputs, outputs, 3, rng, stride=stride, padding=1, bias=False),
+        bn1=BatchNorm(outputs), relu1=ReLU(),
         conv2=Conv2d(outputs, outputs, 3, rng, padding=1, bias=False), bn2=BatchNorm(outputs))
     shortcut = None if inputs == outputs else PadShortcut(inputs, outputs, stride)
     return Sequential(add=Residual(body, shortcut), relu2=ReLU())
@@ -100,7 +101,8 @@ def mobilenet_tiny(input_shape, classes, rng):
     """
     c = input_shape[2]
     blocks, width = {}, 32
-    for i, (outputs, stride) in enumerate(((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)), start=1):
+    plan = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
+    for i, (outputs, stride) in enumerate(plan, start=1):
         blocks[f"block{i}"] = _separable_block(width, outputs, stride, rng)
         width = outputs
     return Sequential(

@@ -42,7 +42,8 @@ class Optimizer:
         groups = [Group(tuple(params))] if groups is None else list(groups)
         named = [name for group in groups for name in group.names]
         if sorted(named) != sorted(params):
-            raise ValueError(f"groups must name every parameter exactly once; missing {sorted(set(params) - set(named))[:5]}, "
+            raise ValueError("groups must name every parameter exactly once; "
+                             f"missing {sorted(set(params) - set(named))[:5]}, "
                              f"unknown {sorted(set(named) - set(params))[:5]}, or one is named twice")
         self.params, self.groups, self.steps = params, groups, 0
         self.state = {kind: {name: np.zeros_like(p) for name, p in params.items()} for kind in self.moments}
@@ -66,7 +67,8 @@ class Optimizer:
         """Take back what `arrays` gave, and the number of steps done."""
         ours = self.arrays()
         if set(ours) != set(arrays):
-            raise ValueError("the optimizer state is of another model or optimizer; resume with the run's own configuration")
+            raise ValueError("the optimizer state is of another model or optimizer; "
+                             "resume with the run's own configuration")
         for name, array in ours.items():
             array[...] = arrays[name]
         self.steps = int(steps)

@@ -33,7 +33,8 @@ def save(figure, path):
 
 def comparison_plots(folder, spread):
     """Write accuracy_bits.png and accuracy_size.png of a comparison (`minquant.compare.spread`)."""
-    for name, column, label in (("accuracy_bits", 1, "bits of weights and activations"), ("accuracy_size", 6, "model size (kB)")):
+    for name, column, label in (("accuracy_bits", 1, "bits of weights and activations"),
+                                ("accuracy_size", 6, "model size (kB)")):
         figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
         for i, variant in enumerate(dict.fromkeys(row[0] for row in spread)):
             points = sorted((row[column] / (1024 if column == 6 else 1), row[2], row[3], row[4])

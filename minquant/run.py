@@ -23,7 +23,8 @@ class Run:
 
     def __init__(self, config, folder, dataset, progress, resume=False):
         self.config, self.folder, self.dataset, self.progress = config, Path(folder), dataset, progress
-        self.stages = {"float": Stage("float", 0 if config.init else config.float_epochs, config.float_lr, config.weight_decay)}
+        float_epochs = 0 if config.init else config.float_epochs
+        self.stages = {"float": Stage("float", float_epochs, config.float_lr, config.weight_decay)}
         if config.method != "float":
             self.stages["quantized"] = Stage("quantized", config.epochs, config.lr, config.quantized_weight_decay)
         self.history, self.best, self.float_accuracy, self.epoch = [], -1.0, float("nan"), 0
@@ -57,7 +58,8 @@ class Run:
         runs.load_model(self.model, parts, path)
         self.optimizer = make_optimizer(self.model, self.config, self.stages[self.stage])
         self.optimizer.load(parts["optimizer"], meta["steps"])
-        self.epoch, self.best, self.float_accuracy = int(meta["epoch"]), float(meta["best"]), float(meta["float_accuracy"])
+        self.epoch, self.best = int(meta["epoch"]), float(meta["best"])
+        self.float_accuracy = float(meta["float_accuracy"])
         self.history = meta["history"].tolist()
 
     def _enter(self, stage):
@@ -126,13 +128,15 @@ class Run:
         method = getattr(self.model, "method", None)
         if method is not None and not parts["meta"]["finished"]:
             method.finish(self.model)
-            runs.save_checkpoint(path, self.model, stage=STAGES.index(self.stage), epoch=parts["meta"]["epoch"], finished=True)
+            runs.save_checkpoint(path, self.model, stage=STAGES.index(self.stage), epoch=parts["meta"]["epoch"],
+                                 finished=True)
         loss, accuracy = evaluate(self.model, self.dataset.test, self.dataset.normalise)
         rows, totals = summarise(self.model, self.dataset.image_shape)
         report = {"version": __version__, "method": self.config.method, "model": self.config.model,
                   "data": self.config.data, "data_source": self.dataset.source, "seed": self.config.seed,
                   "best_epoch": int(parts["meta"]["epoch"]), "float_accuracy": self.float_accuracy,
-                  "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best, **totals, "layers": as_dicts(rows)}
+                  "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best, **totals,
+                  "layers": as_dicts(rows)}
         runs.write_json(self.folder / "report.json", report)
         plot.run_plots(self.folder, self.model, self.history)
         return report

@@ -56,7 +56,8 @@ def write_log(path, history):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([("float", "quantized")[int(row[0])], int(row[1]), *(f"{v:.8g}" for v in row[2:])] for row in history)
+    for stage, epoch, *values in history:
+        writer.writerow([("float", "quantized")[int(stage)], int(epoch), *(f"{v:.8g}" for v in values)])
     write_text(path, text.getvalue())
 
 
@@ -74,7 +75,7 @@ def save_checkpoint(path, model, optimizer=None, **meta):
 
 
 def read_checkpoint(path):
-    """Return {'params': {...}, 'state': {...}, 'optimizer': {...}, 'meta': {...}}. Raises RunError for anything foreign."""
+    """Return {'params': {...}, 'state': {...}, 'optimizer': {...}, 'meta': {...}}; RunError for anything foreign."""
     path = Path(path)
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")

@@ -25,7 +25,7 @@ class LayerSummary:
 
 
 def stored_bytes(layer):
-    """(bits, levels used, share of zeros, bytes) of a layer: ceil(bits n / 8) for codes, tables and scales, float bias."""
+    """(bits, levels used, share of zeros, bytes) of a layer: ceil(bits n / 8) for codes, tables, scales, float bias."""
     weight = layer.params["weight"]
     rest = sum(array.size * 4 for name, array in layer.params.items() if name != "weight")
     quantizer = layer.children.get("weight_quantizer")
@@ -60,7 +60,8 @@ def summarise(model, input_shape):
             extra += 4 * sum(array.size for array in (*layer.params.values(), *layer.state.values()))
     stored, plain = sum(r.bytes for r in rows) + extra, sum(r.float_bytes for r in rows) + extra
     weights = sum(int(np.prod(r.shape)) for r in rows)
-    return rows, {"bytes": stored, "float32_bytes": plain, "compression": plain / stored, "macs": sum(r.macs for r in rows),
+    return rows, {"bytes": stored, "float32_bytes": plain, "compression": plain / stored,
+                  "macs": sum(r.macs for r in rows),
                   "mean_bits": sum(r.bits * int(np.prod(r.shape)) for r in rows) / weights}
 
 

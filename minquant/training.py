@@ -58,7 +58,7 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
 
 
 def make_optimizer(model, config, stage):
-    """The optimizer of a configuration over a model's parameters, with the usual groups and the stage's weight decay."""
+    """The optimizer of a configuration over a model's parameters: the usual groups, the stage's weight decay."""
     return OPTIMIZERS[config.optimizer](model.named_params(), parameter_groups(model, stage.weight_decay))
 
 
@@ -78,7 +78,8 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
         progress = ((epoch - 1) * len(order) + i) / (stage.epochs * len(order))
         lr = stage.lr * schedule(progress)
         batch = dataset.normalise(transform(images[index], rng))
-        loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing, config.clip)
+        loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing,
+                          config.clip)
         if not np.isfinite(loss):
             raise Diverged(f"the loss became {loss} in {stage.name} epoch {epoch}, step {i + 1} of {len(order)}; "
                            f"{first_bad(model, batch)}; try a smaller learning rate (this one is {lr:.3g}) or --clip")

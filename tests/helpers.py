@@ -24,4 +24,5 @@ def assert_close(actual, expected, relative=1e-9, absolute=0.0):
     error = np.abs(actual - expected)
     limit = relative * max(1.0, float(np.abs(expected).max())) + absolute
     worst = np.unravel_index(np.argmax(error), error.shape)
-    assert error.max() <= limit, f"at {worst}: {actual[worst]} is not {expected[worst]} (error {error.max():.2e}, limit {limit:.2e})"
+    assert error.max() <= limit, (f"at {worst}: {actual[worst]} is not {expected[worst]} "
+                                  f"(error {error.max():.2e}, limit {limit:.2e})")

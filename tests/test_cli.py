@@ -26,14 +26,16 @@ def failing(capsys, *argv):
 
 def test_flags_win_over_the_file_and_set_over_both(tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text('method = "minmax"\nbits = 2\nepochs = 5\n[options]\nper_channel = true\n[overrides]\nconv1 = 8\nfc3 = "float"\n')
+    path.write_text('method = "minmax"\nbits = 2\nepochs = 5\n[options]\nper_channel = true\n'
+                    '[overrides]\nconv1 = 8\nfc3 = "float"\n')
     config = resolved("--config", str(path), "--bits", "3", "--set", "epochs=7", "--override", "fc2=4")
     assert (config.method, config.bits, config.epochs) == ("minmax", 3, 7)
     assert config.options == {"per_channel": True} and config.overrides == {"conv1": 8, "fc3": None, "fc2": 4}
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
-    config = Config(method="minmax", act_bits=None, init='a "quoted" \\ name', options={"per_channel": True}, overrides={"fc*": None})
+    config = Config(method="minmax", act_bits=None, init='a "quoted" \\ name', options={"per_channel": True},
+                    overrides={"fc*": None})
     path = tmp_path / "c.toml"
     path.write_text(config.to_toml())
     assert Config(**read_toml(path)) == config
@@ -66,8 +68,9 @@ def test_mistakes_are_answered_with_the_nearest_valid_word(tmp_path, capsys, arg
     assert message in failing(capsys, *argv, "--out", str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("text,message", [("bitz = 3", "no setting 'bitz'; nearest: bits"), ("bits = [1]", "bits=\\[1\\]"),
-                                          ("bits = ", "cannot read"), ("options = 3", "is a table"), ("bits = 2.5", "bits=2.5")])
+@pytest.mark.parametrize("text,message", [
+    ("bitz = 3", "no setting 'bitz'; nearest: bits"), ("bits = [1]", "bits=\\[1\\]"), ("bits = ", "cannot read"),
+    ("options = 3", "is a table"), ("bits = 2.5", "bits=2.5")])
 def test_mistakes_in_the_file_are_named(tmp_path, text, message):
     path = tmp_path / "c.toml"
     path.write_text(text)

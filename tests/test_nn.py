@@ -34,8 +34,10 @@ LAYERS = {
     "dropout": (lambda r: nn.Dropout(0.4), (6, 10)),
     "pad shortcut": (lambda r: nn.PadShortcut(2, 5, 2), (2, 5, 4, 2)),
     "residual": (lambda r: nn.Residual(nn.Conv2d(3, 3, 3, r, padding=1)), (2, 4, 4, 3)),
-    "residual with a shortcut": (lambda r: nn.Residual(nn.Conv2d(3, 4, 3, r, padding=1), nn.Conv2d(3, 4, 1, r)), (2, 4, 4, 3)),
-    "sequential": (lambda r: nn.Sequential(a=nn.Conv2d(2, 3, 3, r, bias=False), b=nn.BatchNorm(3), c=nn.ReLU()), (2, 5, 5, 2)),
+    "residual with a shortcut": (
+        lambda r: nn.Residual(nn.Conv2d(3, 4, 3, r, padding=1), nn.Conv2d(3, 4, 1, r)), (2, 4, 4, 3)),
+    "sequential": (
+        lambda r: nn.Sequential(a=nn.Conv2d(2, 3, 3, r, bias=False), b=nn.BatchNorm(3), c=nn.ReLU()), (2, 5, 5, 2)),
 }
 
 
@@ -43,7 +45,9 @@ LAYERS = {
 def test_gradients_of_every_layer(name):
     make, shape = LAYERS[name]
     rng = np.random.default_rng(7)
-    net = nn.Sequential(before=nn.Linear(shape[-1], shape[-1], rng, bias=False), layer=make(rng)) if len(shape) == 2 else make(rng)
+    net = make(rng)
+    if len(shape) == 2:
+        net = nn.Sequential(before=nn.Linear(shape[-1], shape[-1], rng, bias=False), layer=net)
     assert max(c.error for c in check.gradients(net, rng.standard_normal(shape), rng)) < 1e-7
 
 
@@ -60,11 +64,13 @@ def naive_convolution(x, w, stride, padding, groups):
     y = np.zeros((n, oh, ow, o))
     for b, i, j, k in np.ndindex(n, oh, ow, o):
         g = k // (o // groups)
-        y[b, i, j, k] = (x[b, i * stride:i * stride + kh, j * stride:j * stride + kw, g * cg:(g + 1) * cg] * w[..., k]).sum()
+        window = x[b, i * stride:i * stride + kh, j * stride:j * stride + kw, g * cg:(g + 1) * cg]
+        y[b, i, j, k] = (window * w[..., k]).sum()
     return y
 
 
-@pytest.mark.parametrize("stride,padding,groups", [(1, 0, 1), (1, 1, 1), (2, 1, 1), (3, 2, 1), (1, 1, 2), (2, 1, 4), (1, 2, 4)])
+@pytest.mark.parametrize("stride,padding,groups", [(1, 0, 1), (1, 1, 1), (2, 1, 1), (3, 2, 1), (1, 1, 2), (2, 1, 4),
+                                                   (1, 2, 4)])
 def test_a_convolution_equals_seven_nested_loops(stride, padding, groups):
     rng = np.random.default_rng(3)
     x, w = rng.standard_normal((2, 7, 6, 4)), rng.standard_normal((3, 3, 4 // groups, 8))

@@ -51,7 +51,8 @@ def test_float_activations_leave_no_activation_quantizer_and_no_input_quantizer(
     assert len(names) == 5 and all(name.endswith("weight_quantizer") for name in names)
 
 
-@pytest.mark.parametrize("first_last,expected", [("same", [2, 2, 2, 2, 2]), ("8", [8, 2, 2, 2, 8]), ("float", [2, 2, 2])])
+@pytest.mark.parametrize("first_last,expected", [("same", [2, 2, 2, 2, 2]), ("8", [8, 2, 2, 2, 8]),
+                                                 ("float", [2, 2, 2])])
 def test_first_and_last_layer_can_be_exempt(first_last, expected):
     found = [b for name, b in bits_of(quantized(bits=2, first_last=first_last)) if name.endswith("weight_quantizer")]
     assert found == expected
@@ -121,7 +122,8 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 def test_a_network_with_nan_weights_is_refused_by_layer():
     model = float_lenet()
     model.children["conv2"].params["weight"][1, 2, 3, 4] = np.nan
-    with pytest.raises(ValueError, match=r"layer 'conv2': 1 of 2400 weights are NaN or infinite, first at index \(1, 2, 3, 4\)"):
+    message = r"layer 'conv2': 1 of 2400 weights are NaN or infinite, first at index \(1, 2, 3, 4\)"
+    with pytest.raises(ValueError, match=message):
         quantize(model, method="minmax")
 
 

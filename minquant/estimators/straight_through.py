@@ -1,8 +1,9 @@
 """Rounding, and the two gradients that are pretended for it.
 
-Rounding has derivative zero almost everywhere. A straight-through estimator (STE) replaces it by the derivative of a
-*surrogate*: the identity, or the identity inside a range and a constant outside. Forward, backward and surrogate
-stand side by side, so that a test can compare the backward with finite differences of the surrogate.
+Rounding has derivative zero almost everywhere. A straight-through estimator (STE) replaces it by the
+derivative of a *surrogate*: the identity, or the identity inside a range and a constant outside. Forward,
+backward and surrogate stand side by side, so that a test can compare the backward with finite differences of
+the surrogate.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def round_half_even(v):
 
 
 def round_half_away(v):
-    """Nearest integer, ties away from zero: sign(v) floor(|v| + 1/2). The rounding of the mixed-precision paper."""
+    """Nearest integer, ties away from zero: sign(v) floor(|v| + 1/2). That of mixed precision."""
     return np.copysign(np.floor(np.abs(v) + np.asarray(0.5, v.dtype)), v)
 
 
@@ -39,7 +40,7 @@ def identity_ste_surrogate(v):
 
 
 def clipped_ste(v, low, high, rounding=round_half_even):
-    """Return (round(clip(v, low, high)), inside): codes as floats, and the mask low < v < high that backward needs."""
+    """Return (round(clip(v, low, high)), inside): codes as floats, and the mask low < v < high."""
     return rounding(np.clip(v, low, high)), (v > low) & (v < high)
 
 
@@ -54,7 +55,7 @@ def clipped_ste_surrogate(v, low, high):
 
 
 def sign_ste(v):
-    """Return (sign(v), inside) with sign(0) = +1, so that there are two levels; inside is the mask |v| < 1."""
+    """Return (sign(v), inside); sign(0) = +1, so that there are two levels; inside is the mask |v| < 1."""
     return np.where(v >= 0, 1, -1).astype(v.dtype), np.abs(v) < 1
 
 
@@ -66,3 +67,10 @@ def sign_ste_backward(dy, inside):
 def sign_ste_surrogate(v):
     """The function whose exact derivative `sign_ste_backward` is: clip(v, -1, 1)."""
     return np.clip(v, -1, 1)
+
+
+def frozen_at_forward(frozen):
+    """What a quantizer kept of its last training forward for its surrogate; RuntimeError if none."""
+    if frozen is None:
+        raise RuntimeError("the surrogate is that of a training forward; call forward(x, train=True) first")
+    return frozen

@@ -9,7 +9,6 @@ containers prefix names with the child's name and a dot (`block1.conv.weight`).
 
 from contextlib import contextmanager
 
-import numpy as np
 
 
 class Layer:
@@ -58,7 +57,8 @@ class Layer:
         for kind, ours, theirs in (("parameter", self.named_params(), params), ("state", self.named_state(), state)):
             missing, foreign = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
             if missing or foreign:
-                raise ValueError(f"{kind} names differ from this model's: missing {missing[:5]}, unknown {foreign[:5]}; "
+                raise ValueError(f"{kind} names differ from this model's: missing {missing[:5]}, "
+                                 f"unknown {foreign[:5]}; "
                                  "build the model with the configuration the arrays were saved from")
             for name, array in ours.items():
                 if array.shape != theirs[name].shape:

@@ -65,7 +65,8 @@ class Residual(Layer):
         else:
             short, short_cache = self.children["shortcut"].forward(x, train, rng)
         if short.shape != y.shape:
-            raise ValueError(f"Residual adds body output {y.shape} to shortcut output {short.shape}; they must be equal")
+            raise ValueError(f"Residual adds body output {y.shape} to shortcut output {short.shape}; "
+                             "they must be equal")
         return ops.add(y, short), (body_cache, short_cache)
 
     def backward(self, dy, cache):

@@ -70,7 +70,8 @@ def conv2d_backward(dy, cache, need_dx=True):
                 cols = im2col(xg[block], kernel, stride)
                 dmatrix += cols.reshape(len(rows), -1).T @ rows
                 if need_dx:
-                    dxp[block, :, :, ig] = col2im((rows @ matrix.T).reshape(cols.shape), xg[block].shape, kernel, stride)
+                    dcols = (rows @ matrix.T).reshape(cols.shape)
+                    dxp[block, :, :, ig] = col2im(dcols, xg[block].shape, kernel, stride)
             dw[..., og] = dmatrix.reshape(wg.shape)
     if not need_dx:
         return None, dw

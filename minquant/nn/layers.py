@@ -79,7 +79,8 @@ class Conv2d(Weighted):
 
     def __init__(self, inputs, outputs, kernel, rng, stride=1, padding=0, groups=1, bias=True, init=he_normal):
         super().__init__()
-        for what, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("groups", groups, 1)):
+        for what, value, least in (("kernel", kernel, 1), ("stride", stride, 1), ("padding", padding, 0),
+                                   ("groups", groups, 1)):
             if value < least:
                 raise ValueError(f"{what}={value} is too small; it must be at least {least}")
         if inputs % groups or outputs % groups:
@@ -94,7 +95,8 @@ class Conv2d(Weighted):
         if x.ndim != 4 or x.shape[3] != c * self.groups:
             raise ValueError(f"Conv2d takes x of shape (N, H, W, {c * self.groups}), got {x.shape}; images are NHWC")
         if min(x.shape[1:3]) + 2 * self.padding < k:
-            raise ValueError(f"Conv2d with kernel {k} and padding {self.padding} does not fit an input of {x.shape[1:3]}")
+            raise ValueError(f"Conv2d with kernel {k} and padding {self.padding} does not fit "
+                             f"an input of {x.shape[1:3]}")
         weight, weight_cache = self._effective_weight(train, rng)
         y, conv_cache = ops.conv2d_forward(x, weight, self.stride, self.padding, self.groups)
         if "bias" in self.params:

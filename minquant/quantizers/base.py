@@ -122,8 +122,8 @@ class Quantizer(Layer):
     def require_ready(self):
         """Raise RuntimeError unless init_from (or a checkpoint) has set the parameters."""
         if not self.state["ready"]:
-            raise RuntimeError(f"{type(self).__name__} has no parameters yet; call minquant.calibrate(model, images, rng) "
-                               "or init_from(x, rng) first")
+            raise RuntimeError(f"{type(self).__name__} has no parameters yet; "
+                               "call minquant.calibrate(model, images, rng) or init_from(x, rng) first")
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class Option:
                 raise ValueError(f"option {name}={value!r} is not one of {', '.join(map(str, self.takes))}")
             return value
         if self.takes is bool:
-            words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+            words = ("false", "no", "off", "0", "true", "yes", "on", "1")
             if isinstance(value, str) and value.lower() in words:
-                return words[value.lower()]
+                return words.index(value.lower()) >= 4
             if isinstance(value, (bool, np.bool_)):
                 return bool(value)
             raise ValueError(f"option {name}={value!r} is not a truth value; use true or false")

@@ -6,31 +6,32 @@
 4. s gets the gradient of s round(x/s) with the rounding residual frozen: how far x is from its level.
 5. That gradient is scaled by 1/sqrt(N Q_P), so that s and the weights move at comparable relative speed.
 
-Source: Esser et al., ICLR 2020, arXiv:1902.08153; equation numbers are the paper's, read from an excerpt; details were
-read off third-party code. Rounding is half to even.
+Source: Esser et al., ICLR 2020, arXiv:1902.08153; equation numbers are the paper's, read from an excerpt;
+details were read off third-party code. Rounding is half to even.
 
     v_bar = round(clip(v/s, -Q_N, Q_P))      (1)        v_hat = v_bar s      (2)
     Q_N, Q_P: signed 2^(b-1), 2^(b-1) - 1; unsigned 0, 2^b - 1
 
 Stored: codes, one step size per tensor.
 
-Deviations. N of an activation is its features per image, C H W, as in the paper's text, for a loss that is the mean over
-the batch (much code counts the batch too). Inside means strictly between the bounds. Signed grids need at least 2 bits.
+Deviations. N of an activation is its features per image, C H W, as in the paper's text, for a loss that is
+the mean over the batch (much code counts the batch too). Inside means strictly between the bounds. Signed
+grids need at least 2 bits.
 """
 
 import numpy as np
 
-from ..estimators.straight_through import clipped_ste, clipped_ste_backward
+from ..estimators.straight_through import clipped_ste, clipped_ste_backward, frozen_at_forward
 from .base import Method, Option, QTensor, Quantizer, check_finite, uniform_staircase
 
 SMALLEST_STEP = 1e-8
 
 
 class LearnedStep(Quantizer):
-    """Uniform quantizer of weights (signed) or activations (unsigned) with one learned step size, params["step"].
+    """Uniform quantizer of weights (signed) or activations (unsigned) with one learned params["step"].
 
     symmetric : Q_N = Q_P for signed grids, which leaves one code of 2^b unused
-    features  : what N of the gradient scale counts: "all" elements (weights) or those of one "image" (activations)
+    features  : what N of the gradient scale counts: "all" elements (weights) or those of an "image"
     """
 
     def __init__(self, bits, signed=True, symmetric=False):
@@ -61,7 +62,7 @@ class LearnedStep(Quantizer):
         step = self.params["step"].astype(x.dtype)
         ratio = x / step
         code, inside = clipped_ste(ratio, -self.q_n, self.q_p)  # eq. (1)
-        slope, scale = np.where(inside, code - ratio, code), self.gradient_scale(x)  # eq. (3)
+        slope, scale = code - ratio * inside, self.gradient_scale(x)  # eq. (3)
         if train:
             self.frozen = step, slope, inside, scale
         return code * step, (inside, slope, scale)  # eq. (2)
@@ -69,18 +70,16 @@ class LearnedStep(Quantizer):
     def backward(self, dy, cache):
         inside, slope, scale = cache
         dx = clipped_ste_backward(dy, inside)  # eq. (5). STE: d round(v)/dv := 1 inside the range
-        # eq. (3): d v_hat/ds = round(v/s) - v/s inside, the bound outside. STE: the rounding residual is a constant
+        # eq. (3): d v_hat/ds = round(v/s) - v/s inside, the bound outside. STE: the residual is a constant
         dstep = np.asarray(np.vdot(dy, slope) * scale, self.params["step"].dtype)
         return dx, {"step": dstep}
 
     def surrogate(self, x):
         """clip(x, -Q_N s, Q_P s) + s R, with the rounding residual R frozen at the last training forward.
 
-        The gradient scale is part of the claim: s stands for s_0 + (s - s_0) / sqrt(N Q_P), s_0 that forward's step.
+        The gradient scale is part of it: s stands for s_0 + (s - s_0) / sqrt(N Q_P), s_0 the step then.
         """
-        if self.frozen is None:
-            raise RuntimeError("the surrogate is that of a training forward; call forward(x, train=True) first")
-        frozen, slope, inside, scale = self.frozen
+        frozen, slope, inside, scale = frozen_at_forward(self.frozen)
         step = frozen + scale * (self.params["step"].astype(x.dtype) - frozen)
         return np.clip(x, -self.q_n * step, self.q_p * step) + step * (slope * inside)
 

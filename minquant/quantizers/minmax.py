@@ -1,20 +1,21 @@
-"""Min-max quantization with the plain straight-through estimator: the baseline every paper is measured against.
+"""Min-max quantization with the plain straight-through estimator: what every paper is measured against.
 
-The step size is read off the largest value, nothing is learned, and rounding is differentiated as the identity.
-It is fine at 8 bits and collapses at 2, where one outlier sets the step and almost everything else rounds to 0.
-Rounding is half to even. Sources: Jacob et al. 2018 (arXiv:1712.05877), section 3, for the ranges and their moving
-average (its decay, 0.9 here, is from memory); the estimator is Bengio et al. 2013 (arXiv:1308.3432).
+The step size is read off the largest value, nothing is learned, and rounding is differentiated as the
+identity. It is fine at 8 bits and collapses at 2, where one outlier sets the step and almost everything else
+rounds to 0. Rounding is half to even. Sources: Jacob et al. 2018 (arXiv:1712.05877), section 3, for the
+ranges and their moving average (its decay, 0.9 here, is from memory); the estimator is Bengio et al. 2013
+(arXiv:1308.3432).
 
 Weights       s = max|w| / Q, Q = 2^(b-1) - 1;   k = clip(rint(w/s), -Q, Q);   w_hat = s k;   dw = dw_hat
 Activations   range [lo, hi] widened to hold 0;   s = (hi - lo) / n, z = clip(rint(-lo/s), 0, n), n = 2^b - 1;
               v = rint(x/s) + z;   x_hat = s (clip(v, 0, n) - z);   dx = dy where 0 <= v <= n
-              behind a ReLU lo = 0 and z = 0; signed: hi = -lo = max|x| on the codes -Q..Q, which is z = Q, n = 2Q
+              behind a ReLU lo = 0 and z = 0; signed: the codes -Q..Q on max|x|, which is z = Q, n = 2Q
 
 Stored: codes, one scale per tensor (or per output channel); the integer kernels run them as they are.
 
-Deviations. At 1 bit Q is 0: weights take the two levels -s and +s with s = mean|w| instead, the binary weight of
-`ternary`, so that every bit-width is defined. Signed activations use the symmetric codes -Q..Q, because a general zero
-point moves 8-bit levels out of int8; `affine_grid` and `affine` give the general form.
+Deviations. At 1 bit Q is 0: weights take the two levels -s and +s with s = mean|w| instead, the binary weight
+of `ternary`, so that every bit-width is defined. Signed activations use the symmetric codes -Q..Q, because a
+general zero point moves 8-bit levels out of int8; `affine_grid` and `affine` give the general form.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ from .base import Method, Option, QTensor, Quantizer, check_finite, uniform_stai
 
 
 def affine_grid(low, high, bits):
-    """Step size and zero point (s, z) of the codes 0..2^b - 1 on [low, high], widened to hold 0; s = 1 if it is empty.
+    """Step size and zero point (s, z) of codes 0..2^b - 1 on [low, high] widened to hold 0; s = 1 on [0, 0].
 
     >>> affine_grid(-0.5, 1.0, 2)
     (0.5, 1)
@@ -56,7 +57,7 @@ class MinMaxWeight(Quantizer):
         self.state["ready"][...] = True
 
     def scale(self, x):
-        """Step size of x: () per tensor, (O,) per output channel; 1 for zeros, which 1 bit needs 0 to represent."""
+        """Step size of x: () per tensor, (O,) per output channel; for zeros 1, at 1 bit 0."""
         axes = tuple(range(x.ndim - 1)) if self.per_channel else None
         if self.bits == 1:
             return np.asarray(np.abs(x).mean(axes), x.dtype)
@@ -90,14 +91,14 @@ class MinMaxWeight(Quantizer):
 class RangeActivation(Quantizer):
     """Uniform activations on [0, high], codes 0..2^b - 1, or signed on [-high, high], codes -Q..Q.
 
-    What activation grids with one upper end share. A subclass creates state["high"] and sets it, or says in `high()`
-    what takes its place; the range is a constant of the backward unless it says otherwise.
+    What activation grids with one upper end share. A subclass creates state["high"] and sets it, or says in
+    `high()` what takes its place; the range is a constant of the backward unless it says otherwise.
     """
 
     def __init__(self, bits, signed=False):
         super().__init__(bits, signed)
         if signed and bits == 1:
-            raise ValueError("bits=1 leaves a signed grid with zero in the middle no other level; choose 2..8")
+            raise ValueError("bits=1 leaves a signed grid around zero no other level; choose 2..8")
         self.zero = 2 ** (bits - 1) - 1 if signed else 0
         self.n = 2 * self.zero if signed else 2 ** bits - 1
 
@@ -123,7 +124,8 @@ class RangeActivation(Quantizer):
         return codes, inside
 
     def backward(self, dy, cache):
-        return clipped_ste_backward(dy, cache), {}  # STE: 1 where the code was not clipped; the range is a constant
+        # STE: 1 where the code was not clipped; the range is a constant
+        return clipped_ste_backward(dy, cache), {}
 
     def surrogate(self, x):
         step = self.step().astype(x.dtype)
@@ -138,7 +140,7 @@ class RangeActivation(Quantizer):
 
 
 class MinMaxActivation(RangeActivation):
-    """The range follows the batches: running <- (1 - momentum) running + momentum batch; evaluation keeps it."""
+    """The range follows the batches: running <- (1 - momentum) running + momentum batch in training."""
 
     def __init__(self, bits, signed=False, momentum=0.1):
         super().__init__(bits, signed)
@@ -167,7 +169,7 @@ class MinMax(Method):
     title = "Min-max quantization with a straight-through estimator"
     paper = "Jacob et al., CVPR 2018, arXiv:1712.05877; Bengio et al. 2013, arXiv:1308.3432"
     learns = "nothing: the ranges follow the data"
-    options = {"per_channel": Option(False, bool, "one weight scale per output channel instead of one per tensor")}
+    options = {"per_channel": Option(False, bool, "one weight scale per output channel, not one per tensor")}
 
     def weight_quantizer(self, bits, shape):
         return MinMaxWeight(bits, self.settings["per_channel"])
