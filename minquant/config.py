@@ -64,7 +64,7 @@ class Config:
                 raise ConfigError(f"{name}={getattr(self, name)!r} does not work; it takes {takes}")
 
         need(self.float_epochs >= 0, "float_epochs", "0 or more")
-        need(self.epochs >= 1 or self.method == "float", "epochs", "1 or more")
+        need(self.epochs >= 0, "epochs", "0 (calibration only) or more")
         need(self.batch_size >= 2, "batch_size", "2 or more (batch norm needs more than one image)")
         need(self.optimizer in OPTIMIZERS, "optimizer", ", ".join(OPTIMIZERS))
         need(self.schedule in SCHEDULES, "schedule", ", ".join(SCHEDULES))

@@ -95,7 +95,8 @@ class Run:
     def _save(self, accuracy):
         """The best state first, then the newest, then the log: a kill in between loses nothing that was whole."""
         method = getattr(self.model, "method", None)
-        if accuracy >= self.best and (method is None or method.feasible(self.model)):
+        final = self.stage == list(self.stages)[-1]
+        if final and accuracy >= self.best and (method is None or method.feasible(self.model)):
             self.best = accuracy
             runs.save_checkpoint(self.folder / "best.npz", self.model, stage=STAGES.index(self.stage), epoch=self.epoch,
                                  finished=False)
@@ -117,6 +118,9 @@ class Run:
         calibrate(self.model, self.dataset.normalise(images[sample]), rng)
         skip_input_gradient(self.model)
         self._enter("quantized")
+        if self.config.epochs == 0:  # post-training quantization: the calibrated state is the result
+            _, accuracy = evaluate(self.model, self.dataset.validation, self.dataset.normalise)
+            self._save(accuracy)
 
     def _report(self):
         path = self.folder / "best.npz"

@@ -227,6 +227,15 @@ def test_a_terminal_gets_a_status_line_with_rate_and_time_left():
 def test_a_run_whose_constraint_is_never_met_says_so(tmp_path, monkeypatch):
     from minquant.quantizers.minmax import MinMax
     monkeypatch.setattr(MinMax, "feasible", lambda self, model: False)
-    config = Config(method="minmax", model="mlp", float_epochs=0, epochs=1, limit=300)
+    config = Config(method="minmax", model="mlp", float_epochs=1, epochs=1, limit=300)
     with pytest.raises(runs.RunError, match="no epoch .* met the constraint"):
         Run(config, tmp_path / "run", data.load("digits", limit=300), Progress(quiet=True)).train()
+
+
+def test_post_training_quantization_needs_no_epoch(tmp_path):
+    config = Config(method="ptq", model="mlp", float_epochs=4, bits=8, act_bits=8)
+    assert config.epochs == 0
+    report = Run(config, tmp_path / "run", data.load("digits"), Progress(quiet=True)).train()
+    assert abs(report["accuracy"] - report["float_accuracy"]) < 0.02 and report["mean_bits"] == 8
+    again = Run(config, tmp_path / "run", data.load("digits"), Progress(quiet=True), resume=True).train()
+    assert again == report

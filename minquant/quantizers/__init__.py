@@ -2,15 +2,20 @@
 
 from difflib import get_close_matches
 
+from .apot import APoT
+from .calibration import PTQ
 from .cpq import CPQ
 from .dgms import DGMS
+from .dorefa import PACT, DoReFa
 from .gdrq import GDRQ
 from .lsq import LSQ
 from .minmax import MinMax
 from .qnet import QNet
 from .rq import RQ, RQST
+from .ternary import TWN, Binary
 
-METHODS = {method.name: method for method in (DGMS, GDRQ, CPQ, QNet, RQ, RQST, MinMax, LSQ)}
+METHODS = {method.name: method for method in (DGMS, GDRQ, CPQ, QNet, RQ, RQST, MinMax, LSQ, DoReFa, PACT, APoT, TWN,
+                                              Binary, PTQ)}
 
 
 def create(name, **options):
