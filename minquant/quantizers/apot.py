@@ -182,6 +182,8 @@ def normalise_backward(dnormal, normal, std):
 class APoTActivation(_APoT):
     """Activations behind a ReLU on unsigned APoT levels."""
 
+    saturates = True
+
     lr_scale = {"alpha": 20.0}
 
     def __init__(self, bits, start=8.0):

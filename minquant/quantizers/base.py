@@ -79,12 +79,16 @@ class Quantizer(Layer):
     signed   : True for weights and signed activations, False after a ReLU
     lr_scale : class attribute, learned parameter -> learning rate relative to the weights' (1.0 where not listed);
                parameters of quantizers never get weight decay
+    idempotent : class attribute, False where the grid follows the data, so that quantized values move once more
+    saturates  : class attribute, True where dx is exactly 0 for values beyond the last level
 
     `state["ready"]` turns True in `init_from`. Parameters and state have their final shapes from construction on,
     so that a checkpoint can be loaded into a freshly built model.
     """
 
     lr_scale = {}
+    idempotent = True
+    saturates = False
 
     def __init__(self, bits, signed=True):
         super().__init__()

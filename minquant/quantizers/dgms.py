@@ -90,6 +90,8 @@ class DGMSWeight(Quantizer):
     params : mu (K-1,) means without mu_0, pi (K,) and sigma (K,) of either sign, tau () in official mode
     """
 
+    idempotent = False  # int8 levels that coincide at 8 bits leave codes to choose from
+
     def __init__(self, bits, shape, mode="annealed", init="auto", tau=None, keep_codes=False):
         super().__init__(bits, signed=True)
         for name, value, allowed in (("mode", mode, MODES), ("init", init, INITS)):

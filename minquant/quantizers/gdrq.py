@@ -112,6 +112,8 @@ class GDRQWeight(_Clipped):
     An outlier lifts the wall of its group at first; projection after projection brings both down again.
     """
 
+    idempotent = False  # the wall follows mean|w|, which rounding changes
+
     def __init__(self, bits, channels, group_size=-1, k=2.0, grid="twos", alpha_mode="threshold",
                  grad_mode="ste"):
         for name, value, allowed in (("grid", grid, GRIDS), ("alpha_mode", alpha_mode, ALPHAS),
@@ -204,6 +206,8 @@ class GDRQActivation(_Clipped):
     included; alpha = 0 counts as not started, and the next batch that is not all zero sets it. Learned: alpha
     is a parameter. k=None, without Scale-Clip: T = max x.
     """
+
+    saturates = True
 
     def __init__(self, bits, k=4.0, lam=0.01, learned=False):
         check_bits(bits, BITS)

@@ -34,6 +34,8 @@ class LearnedStep(Quantizer):
     features  : what N of the gradient scale counts: "all" elements (weights) or those of an "image"
     """
 
+    saturates = True
+
     def __init__(self, bits, signed=True, symmetric=False):
         super().__init__(bits, signed)
         if signed and bits < 2:

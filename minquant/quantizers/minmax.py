@@ -95,6 +95,8 @@ class RangeActivation(Quantizer):
     `high()` what takes its place; the range is a constant of the backward unless it says otherwise.
     """
 
+    saturates = True
+
     def __init__(self, bits, signed=False):
         super().__init__(bits, signed)
         if signed and bits == 1:

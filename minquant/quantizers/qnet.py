@@ -132,6 +132,8 @@ class SigmoidSteps(Quantizer):
     mode         : training forward: "soft" | "hard" (frozen, all gradients zero) | "off" (the identity)
     """
 
+    idempotent = False  # a level need not lie between the thresholds around it
+
     def __init__(self, bits, signed, levels, biases="kmeans", zero_halfwidth=0.0, learn_biases=False,
                  clip=10.0, leak=True, wide=False, cap=0.0):
         super().__init__(bits, signed)

@@ -93,6 +93,8 @@ class TernaryWeight(Quantizer):
 class BinaryWeight(Quantizer):
     """alpha sign(w), alpha = mean|w| per output channel (the last axis); `gradient` as in the file text."""
 
+    idempotent = False  # mean|w| is taken again, and rounds
+
     def __init__(self, gradient="exact"):
         super().__init__(bits=1, signed=True)
         self.gradient = gradient
