@@ -1,7 +1,6 @@
 """Train a network and quantize it:  python -m minquant.train --method cpq --bits 4 --act-bits 4 --data fashion-mnist"""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from .quantize import recipe_for
 from .quantizers import METHODS
 from .runs import RunError, read_config
 from .summary import table
+from .threads import restart_with
 from .training import Diverged
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def main(argv=None):
@@ -25,10 +23,10 @@ def main(argv=None):
     if arguments.list_methods:
         print(list_methods())
         return 0
-    limit_threads(arguments.threads, argv)
     progress = Progress(quiet=arguments.quiet)
     folder = None
     try:
+        restart_with(arguments.threads, "minquant.train", argv)
         config, folder = resolve(arguments)
         dataset = data.load(config.data, arguments.data_root, validation=config.validation, seed=config.seed,
                             limit=config.limit)
@@ -64,16 +62,6 @@ def make_parser():
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--list-methods", action="store_true", help="print the methods and their options, and stop")
     return parser
-
-
-def limit_threads(threads, argv):
-    """Numerical libraries read their thread count when they load, so start this command again with it in place."""
-    if threads is None or all(os.environ.get(name) == str(threads) for name in THREAD_VARIABLES):
-        return
-    if threads < 1:
-        raise SystemExit(f"minquant.train: error: --threads {threads} does not work; it takes 1 or more")
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    os.execve(sys.executable, [sys.executable, "-m", "minquant.train", *argv], environment)
 
 
 def resolve(arguments):

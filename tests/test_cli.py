@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from minquant.config import Config, ConfigError, read_toml
-from minquant.train import THREAD_VARIABLES, main, make_parser, resolve
+from minquant.threads import VARIABLES
+from minquant.train import main, make_parser, resolve
 
 
 def resolved(*argv):
@@ -63,6 +64,7 @@ def test_unset_epochs_depend_on_the_data_set():
     (["--config", "does-not-exist.toml"], "cannot read the configuration does-not-exist.toml"),
     (["--method", "minmax", "--bits", "9", "--epochs", "1", "--float-epochs", "0"], "bits=9 is not in 1..8"),
     (["--augment", "crp4"], "crop"),
+    (["--threads", "0"], "--threads 0 does not work"),
 ])
 def test_mistakes_are_answered_with_the_nearest_valid_word(tmp_path, capsys, argv, message):
     assert message in failing(capsys, *argv, "--out", str(tmp_path / "run"))
@@ -97,7 +99,7 @@ def test_json_is_the_only_thing_on_standard_output(tmp_path, capsys):
 
 
 def test_threads_reach_the_numerical_libraries(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
+    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     argv = ["--method", "float", "--model", "mlp", "--float-epochs", "1", "--limit", "200", "--threads", "1", "--quiet"]
     done = subprocess.run([sys.executable, "-m", "minquant.train", *argv, "--out", str(tmp_path / "run")],
                           env=environment, capture_output=True, text=True)

@@ -2,10 +2,9 @@
 
 import argparse
 import importlib
-import os
 import sys
 
-from ..train import THREAD_VARIABLES
+from ..threads import restart_with
 
 # Sub-command -> what it measures; the module of the same name in this folder does it.
 COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyTorch where that is installed"}
@@ -24,7 +23,7 @@ def main(argv=None):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
-    limit_threads(arguments.threads, argv)
+    restart_with(arguments.threads, "minquant.bench", argv)
     try:
         return arguments.run(arguments)
     except ValueError as error:
@@ -36,14 +35,6 @@ def positive(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
-
-
-def limit_threads(threads, argv):
-    """Numerical libraries read their thread count when they load: start again with it in the environment."""
-    if threads is None or all(os.environ.get(name) == str(threads) for name in THREAD_VARIABLES):
-        return
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    os.execve(sys.executable, [sys.executable, "-m", "minquant.bench", *argv], environment)
 
 
 if __name__ == "__main__":
