@@ -220,7 +220,7 @@ if __name__ == "__main__":
         license="MIT",
         python_requires=">=3.11",
         packages=find_packages(include=["minquant", "minquant.*"]),
-        package_data={"minquant.data": ["*.npz", "NOTICE.md"]},
+        package_data={"minquant": ["papers.csv"], "minquant.data": ["*.npz", "NOTICE.md"]},
         include_package_data=False,
         install_requires=["numpy>=1.24", "matplotlib"],
         extras_require=EXTRAS,

@@ -14,7 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".c", ".h", ".npz", ".md", ".toml", ".in"}
+SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".c", ".h", ".npz", ".csv", ".md", ".toml", ".in"}
 NOT_SHIPPED = {"build", "dist", ".venv"}
 
 
@@ -44,7 +44,7 @@ def check_sdist(path, sources):
 def check_wheel(path, sources):
     """A wheel holds every module and data file, and in no file a path of this machine."""
     shipped = {name for name in sources
-               if name.startswith("minquant/") and name.endswith((".py", ".npz", "NOTICE.md"))}
+               if name.startswith("minquant/") and name.endswith((".py", ".npz", ".csv", "NOTICE.md"))}
     own_paths = [str(folder).encode() for folder in {Path.cwd(), Path(tempfile.gettempdir(), ""), Path.home()}
                  if str(folder) != "/"]
     paths = re.compile(b"(?:" + b"|".join(map(re.escape, own_paths)) + rb")/|/(?:home|root|Users)/\w+")

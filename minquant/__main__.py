@@ -7,6 +7,8 @@ VERBS = {
     "evaluate": "evaluate a run folder again",
     "bench": "measure: a training step, layer by layer",
     "kernels": "what is compiled, and what this machine offers",
+    "compare": "compare methods at equal effort over bits and seeds",
+    "papers": "equation -> line -> test of every paper",
     "data": "which data sets are found, and where",
 }
 

@@ -45,8 +45,9 @@ def main(argv=None):
     folder = Path(arguments.runs)
     starts = [Config(**{**values, "method": "float", "seed": seed}) for seed in seeds]
     run_all([(c, folder / f"float-seed{c.seed}", arguments.data_root) for c in starts], arguments, progress)
-    results = run_all([(Config(**job.values, init=str(folder / f"float-seed{job.values['seed']}")), folder / job.name,
-                        arguments.data_root) for job in jobs], arguments, progress)
+    configs = [Config(**job.values, float_from=str(folder / f"float-seed{job.values['seed']}")) for job in jobs]
+    results = run_all([(config, folder / job.name, arguments.data_root) for config, job in zip(configs, jobs)],
+                      arguments, progress)
     rows = [_row(job, report) for job, report in zip(jobs, results)]
     write_summary(Path(arguments.out or folder), rows)
     print(markdown(rows))

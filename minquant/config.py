@@ -40,12 +40,12 @@ class Config:
     weight_decay: float = _setting(1e-4, "weight decay of the float training (L2; decoupled with adamw)")
     quantized_weight_decay: float | None = _setting(None, "weight decay of the quantized training (default: by method)")
     smoothing: float = _setting(0.0, "label smoothing, 0 to 1")
-    clip: float | None = _setting(None, "largest joint L2 norm of all gradients, or 'none'")
+    max_grad_norm: float | None = _setting(None, "largest joint L2 norm of all gradients, or 'none'")
     augment: str | None = _setting(None, "augmentation, for example crop4,flip, or '' (default: by data set)")
     validation: float = _setting(0.1, "share of the training images held out for validation")
     limit: int | None = _setting(None, "use only so many training images")
     seed: int = _setting(0, "seed of every random draw")
-    init: str | None = _setting(None, "run folder or .npz whose float network replaces the pre-training")
+    float_from: str | None = _setting(None, "run folder or .npz whose float network replaces the pre-training")
     overrides: dict = _setting(None, "bits of single layers: PATTERN=BITS")
     options: dict = _setting(None, "options of the method: KEY=VALUE")
 
@@ -75,7 +75,7 @@ class Config:
         need(0 <= self.quantized_weight_decay < float("inf"), "quantized_weight_decay", "0 or more")
         need(0 <= self.smoothing < 1, "smoothing", "a share from 0 to below 1")
         need(0 < self.validation < 1, "validation", "a share between 0 and 1")
-        need(self.clip is None or self.clip > 0, "clip", "a positive number or none")
+        need(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", "a positive number or none")
         need(self.limit is None or self.limit >= 2, "limit", "2 or more")
         need(self.seed >= 0, "seed", "0 or more")
 

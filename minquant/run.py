@@ -23,7 +23,7 @@ class Run:
 
     def __init__(self, config, folder, dataset, progress, resume=False):
         self.config, self.folder, self.dataset, self.progress = config, Path(folder), dataset, progress
-        float_epochs = 0 if config.init else config.float_epochs
+        float_epochs = 0 if config.float_from else config.float_epochs
         self.stages = {"float": Stage("float", float_epochs, config.float_lr, config.weight_decay)}
         if config.method != "float":
             self.stages["quantized"] = Stage("quantized", config.epochs, config.lr, config.quantized_weight_decay)
@@ -38,8 +38,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         runs.write_text(self.folder / "config.toml", self.config.to_toml())
         self.model = runs.float_model(self.config, self.dataset)
-        if self.config.init:
-            path = Path(self.config.init)
+        if self.config.float_from:
+            path = Path(self.config.float_from)
             path = path / "float.npz" if path.is_dir() else path
             runs.load_model(self.model, runs.read_checkpoint(path), path)
         self._enter("float")

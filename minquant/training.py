@@ -34,7 +34,7 @@ class Stage:
         return np.random.default_rng([seed, STAGES.index(self.name), epoch])
 
 
-def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoothing=0.0, clip=None):
+def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoothing=0.0, max_grad_norm=None):
     """One update from one batch; return (loss without the method's penalty, number of right predictions).
 
     images (N, H, W, C) normalised floats, labels (N,) integers; `progress` in [0, 1) is the share of all steps done.
@@ -49,8 +49,8 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
         for name, extra in method.penalty(model)[1].items():
             grads[name] = grads[name] + extra
         grads = method.edit_gradients(model, grads)
-    if clip is not None:
-        grads, _ = clip_gradients(grads, clip)
+    if max_grad_norm is not None:
+        grads, _ = clip_gradients(grads, max_grad_norm)
     optimizer.step(grads, lr)
     if method is not None:
         method.step_end(model)
@@ -79,10 +79,11 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
         lr = stage.lr * schedule(progress)
         batch = dataset.normalise(transform(images[index], rng))
         loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing,
-                          config.clip)
+                          config.max_grad_norm)
         if not np.isfinite(loss):
             raise Diverged(f"the loss became {loss} in {stage.name} epoch {epoch}, step {i + 1} of {len(order)}; "
-                           f"{first_bad(model, batch)}; try a smaller learning rate (this one is {lr:.3g}) or --clip")
+                           f"{first_bad(model, batch)}; try a smaller learning rate (this one is {lr:.3g}) "
+                           "or --max-grad-norm")
         seen, total_loss, right = seen + len(index), total_loss + loss * len(index), right + hits
         if watch:
             watch(seen, len(images), total_loss / seen, right / seen)

@@ -35,7 +35,7 @@ def test_flags_win_over_the_file_and_set_over_both(tmp_path):
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
-    config = Config(method="minmax", act_bits=None, init='a "quoted" \\ name', options={"per_channel": True},
+    config = Config(method="minmax", act_bits=None, float_from='a "quoted" \\ name', options={"per_channel": True},
                     overrides={"fc*": None})
     path = tmp_path / "c.toml"
     path.write_text(config.to_toml())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minquant import models, training
+from minquant.config import FIELDS
 from minquant.optim import Adam, parameter_groups
 from minquant.quantize import calibrate, quantize
 from minquant.quantizers import METHODS, create
@@ -225,3 +226,13 @@ def test_every_method_describes_itself(name):
     method = METHODS[name]
     assert method.name == name and method.title and method.paper and method.learns
     assert all(option.help for option in method.options.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_option_of_a_method_has_the_name_of_a_setting(name):
+    assert not set(METHODS[name].options) & set(FIELDS)  # --set could not tell them apart
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_training_a_method_recommends_is_made_of_settings(name):
+    assert set(METHODS[name].training) <= set(FIELDS)

@@ -117,7 +117,7 @@ def test_evaluating_a_run_gives_the_accuracy_it_reported(finished, capsys):
 
 
 def test_a_float_checkpoint_starts_another_run_at_its_accuracy(finished, tmp_path):
-    train(tmp_path / "from", "--init", str(finished), "--bits", "3")
+    train(tmp_path / "from", "--float-from", str(finished), "--bits", "3")
     report = json.loads((tmp_path / "from" / "report.json").read_text())
     assert report["float_accuracy"] == json.loads((finished / "report.json").read_text())["float_accuracy"]
 

@@ -20,8 +20,12 @@ def round_half_even(v):
 
 
 def round_half_away(v):
-    """Nearest integer, ties away from zero: sign(v) floor(|v| + 1/2). That of mixed precision."""
-    return np.copysign(np.floor(np.abs(v) + np.asarray(0.5, v.dtype)), v)
+    """Nearest integer, ties away from zero: sign(v) floor(|v| + 1/2). That of mixed precision.
+
+    Adding 1/2 would round the float just below 1/2 up to 1; the float before 1/2 does not, and still carries ties up.
+    """
+    half = np.nextafter(np.asarray(0.5, v.dtype), np.asarray(0, v.dtype))
+    return np.trunc(v + np.copysign(half, v))
 
 
 def identity_ste(v, rounding=round_half_even):

@@ -7,6 +7,7 @@ from .calibration import PTQ
 from .cpq import CPQ
 from .dgms import DGMS
 from .dorefa import PACT, DoReFa
+from .dq import DQ
 from .gdrq import GDRQ
 from .lsq import LSQ
 from .minmax import MinMax
@@ -14,7 +15,7 @@ from .qnet import QNet
 from .rq import RQ, RQST
 from .ternary import TWN, Binary
 
-METHODS = {method.name: method for method in (DGMS, GDRQ, CPQ, QNet, RQ, RQST, MinMax, LSQ, DoReFa, PACT, APoT, TWN,
+METHODS = {method.name: method for method in (DGMS, GDRQ, CPQ, QNet, DQ, RQ, RQST, MinMax, LSQ, DoReFa, PACT, APoT, TWN,
                                               Binary, PTQ)}
 
 

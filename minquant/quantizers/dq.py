@@ -1,0 +1,418 @@
+"""Mixed-precision DNNs (DQ): step size and range are learned, bit-widths inferred from them, memory bounded.
+
+1. Step d, range q_max and bits b of a quantizer are linked: two give the third. So there are three ways to
+   parametrize a uniform quantizer (U1, U2, U3), and three for one with power-of-two levels (P1, P2, P3).
+2. Straight-through gradients exist for all; those of [d, q_max] (U3) and [q_min, q_max] (P3) are bounded and
+   decoupled, anything that contains b is large or coupled.
+3. So d and q_max of every tensor are learned, and b = ceil(log2(q_max/d + 1)) + 1 is read off them.
+4. A memory budget enters the loss as a squared hinge on sum N_l b_l, whose gradient reaches d and q_max.
+5. d is used rounded to a power of two: rescaling between integer layers is a shift.
+
+Notation: R rounds half away from zero, P2(v) = 2^R(log2 v); parameters are clamped before use, chi are the
+gates of the clamps; step = P2(d); k = R(q_max/step) the largest code; L = 2^m - 1 with m magnitude bits; A
+and B the smallest and largest power of two. E, T and T1, T3 are the sums behind all parameter gradients.
+
+    uniform          step             largest value hi
+    u1  [b, d]       P2(d)            step L
+    u2  [b, q_max]   P2(q_max / L)    q_max, maybe off the grid
+    u2snap           P2(q_max / L)    step L
+    u3  [d, q_max]   P2(d)            q_max, maybe off the grid
+    u3snap           P2(d)            step k
+    fixed            as u1, nothing learned
+
+    power of two         A                B
+    p1  [b, q_min]       P2(q_min)        A 2^(2^m - 1)
+    p2  [b, q_max]       B 2^(1 - 2^m)    P2(q_max)
+    p3  [q_min, q_max]   P2(q_min)        P2(q_max)
+    fixedp               as p2, nothing learned
+
+Stored: codes, step (or A) and bits per tensor; levels -k..k or 0..k, or +-1, 2, 4 .. (activations: and 0).
+
+Which bits. By default they stay as given: "u3" and "p3" then run as "u2snap" and "p2" with b held, a learned
+range at fixed bits (what the official README advises). Bits are learned where a budget or learn_bits asks
+for it, from those given on; for the last share `hold` of the steps they are held, once the budget is met.
+
+Sources and deviations. Paper body and official code were available, the paper's appendices were not.
+- Where paper and code differ we follow the code: saturated values contribute to dd when q_max is off the
+  grid; x at +-hi counts as saturated; sign(0) = +1. u3snap replaces q_max by step k and decouples.
+- Gradient clip to +-d, projection and clamp ranges are from code. d is clamped to 2^-12 .. 2^8, not 2^-8 ..
+  1: a linear layer's 8-bit step is smaller, and networks without batch norm have larger ones.
+- u2 with its rounded step needs up to sqrt(2) times the codes of b bits; `bits` reports what is needed.
+- Capped for storage, by projection: k <= 2^(max_bits - 1) - 1 signed, 2^max_bits - 1 unsigned, by raising d
+  (lowering q_max, the other way, lets a falling d drag the range down); seven powers of two signed, eight
+  unsigned (int8 and uint8 levels), so that 4-bit weights have 14 levels. The paper has no cap.
+- lam is relative: lam max(0, S/S0 - 1)^2 (derived; lambda of eq. 10 is lam/S0^2: 0.1 is lam = 490).
+- init_step="mse" tries powers of two for d and keeps the least squared error; "paper" takes floor (above 4
+  bits: ceil) of log2(max|W|/L) for weights and d = 1/8 for activations, which at 2 bits clips them at 0.375.
+- Under Adam b, and all parameters of activations, move at ten times the weights' rate (paper: SGD, one).
+- Holding the bits at the end is ours. No logit scale, no quantized biases, no decay on d and q_max. Official
+  runs picked the best iterate on the test set; here `feasible` keeps a state over budget from being stored.
+"""
+
+import math
+
+import numpy as np
+
+from ..estimators.straight_through import round_half_away
+from ..nn.base import prefixed
+from . import dq_budget
+from .base import Method, Option, QTensor, Staircase, quantizers, uniform_staircase
+from .dq_parameters import FORMS, STATIC, UNIFORM, MixedPrecision, Rounder, at_least, nearest_exponent
+
+
+class Uniform(MixedPrecision):
+    """step R(clip(x, lo, hi) / step), lo = -hi or 0 (eq. 1)."""
+
+    def set_range(self, max_bits):
+        overflows = self.parametrization == "u2" and max_bits == 8
+        self.b_min, self.max_bits = 1 + self.signed, max_bits - overflows
+        self.why_capped = "; u2 needs more than 255 codes at 8 bits, choose u2snap" if overflows else ""
+
+    def start_values(self, d):
+        return {"d": d, "q_max": d * (2 ** self.magnitude_bits() - 1), "b": float(self.state["b"])}
+
+    def cap(self):
+        """Raise d until the codes fit max_bits. Deviation: the paper has no cap."""
+        if self.form in ("u3", "u3snap"):
+            bar, _ = self.theta()
+            needed = 2.0 ** math.ceil(math.log2(bar["q_max"] / (2 ** (self.max_bits - self.signed) - 0.51)))
+            if self.grid(bar, Rounder())[0] < needed:
+                self.params["d"][...] = needed * 0.7072  # just above the border to needed / 2
+
+    def grid(self, bar, rounder):
+        """(step, hi) of the current form from clamped parameters."""
+        form = self.form
+        if form in ("u3", "u3snap"):
+            step, hi = rounder.power(bar["d"]), bar["q_max"]
+            if form == "u3snap":  # STE: d (step k) / d q_max := 1
+                hi = rounder.apply(hi, step * float(round_half_away(np.float64(hi / step))))
+            return step, hi
+        largest = 2 ** (rounder.nearest(bar["b"]) - self.signed) - 1
+        if form in ("u1", "fixed"):
+            step = rounder.power(bar["d"])
+            return step, step * largest
+        step = rounder.power(bar["q_max"] / largest)
+        return step, bar["q_max"] if form == "u2" else step * largest
+
+    def slopes(self, bar, step):
+        """{name: (factor of E, factor of T)}, eqs. (3a)-(3c); STE: d P2(v)/dv := P2(v)/v and R' := 1."""
+        form = self.form
+        if form in ("u3", "u3snap"):
+            return {"d": (1 / bar["d"], 0.0), "q_max": (0.0, 1.0)}
+        full = 2.0 ** (math.floor(bar["b"] + 0.5) - self.signed)
+        largest, dfull = full - 1, full * math.log(2)
+        if form in ("u1", "fixed"):
+            return {"d": (1 / bar["d"], largest * step / bar["d"]), "b": (0.0, step * dfull)}
+        dhi = 1.0 if form == "u2" else step * largest / bar["q_max"]
+        return {"q_max": (1 / bar["q_max"], dhi), "b": (-dfull / largest, 0.0)}
+
+    def largest_code(self):
+        """k = R(hi / step)."""
+        step, hi = self.grid(self.theta()[0], Rounder())
+        return int(round_half_away(np.float64(hi / step)))
+
+    def inferred_bits(self):
+        """b = max(ceil(log2(k + 1)) + [signed], b_min), by integers."""
+        return max(self.largest_code().bit_length() + self.signed, self.b_min)
+
+    def bits_slopes(self):
+        """db/dparameter, for the memory penalty. STE through ceil, R and P2; 0 at the floor b_min."""
+        bar, chi = self.theta()
+        on = float(self.learning and self.bits > self.b_min)
+        if self.form not in ("u3", "u3snap"):
+            return {"b": on * chi["b"]}
+        step = self.grid(bar, Rounder())[0]
+        dq_max = on / (math.log(2) * step * (self.largest_code() + 1))
+        return {"d": -chi["d"] * dq_max * bar["q_max"] / bar["d"], "q_max": chi["q_max"] * dq_max}
+
+    def forward(self, x, train=False, rng=None):
+        self.require_ready()
+        (bar, chi), rounder = self.theta(), Rounder()
+        step, hi = (np.asarray(v, x.dtype) for v in self.grid(bar, rounder))
+        clipped = np.clip(x, -hi if self.signed else 0, hi)
+        y = round_half_away(clipped / step) * step
+        if train:
+            self.frozen = clipped, y, float(step), rounder
+        return y, (x, y, hi, chi, self.slopes(bar, float(step)))
+
+    def backward(self, dy, cache):
+        x, y, hi, chi, slopes = cache
+        lo = -hi if self.signed else np.zeros_like(hi)
+        if self.form == "fixed":
+            return dy * ((x >= lo) & (x <= hi)), {}
+        dx = dy * ((x > lo) & (x < hi))  # STE: d R(v)/dv := 1 strictly inside (eq. 2)
+        e = float(np.vdot(dy, y - np.clip(x, lo, hi)))  # over all elements, saturated ones included
+        t = float(dy[x >= hi].sum()) - (float(dy[x <= lo].sum()) if self.signed else 0.0)
+        return dx, self.named_grads((e, t), slopes, chi)
+
+    def surrogate(self, x):
+        """clip(x, lo, hi) + step r; the residuals of x/step, b, log2 d are the last training forward's."""
+        clipped_0, y_0, step_0, rounder = self.require_frozen()
+        residual = (y_0 - clipped_0) / step_0
+        step, hi = self.grid(self.theta()[0], rounder.replay())
+        return np.clip(x, -hi if self.signed else 0, hi) + step * residual
+
+    def encode(self, x):
+        """Codes of x. Raises ValueError when the levels exceed int8 (weights) or uint8."""
+        step, hi = (np.asarray(v, x.dtype) for v in self.grid(self.theta()[0], Rounder()))
+        stairs, offset = self.staircase(), self.largest_code() if self.signed else 0
+        code = round_half_away(np.clip(x, -hi if self.signed else 0, hi) / step) + offset
+        return QTensor(code.astype(np.uint8), stairs.levels, step, self.bits)
+
+    def staircase(self):
+        self.require_ready()
+        k, most = self.largest_code(), 127 if self.signed else 255
+        if k > most:
+            raise ValueError(f"codes up to {k} need {self.bits} bits, 8 are stored (at most {most}); "
+                             "build the quantizer with max_bits=8 and call project()")
+        step = np.asarray(self.grid(self.theta()[0], Rounder())[0], self.state["b"].dtype)
+        return uniform_staircase(step, -k if self.signed else 0, k, ties="away")
+
+
+class PowerOfTwo(MixedPrecision):
+    """sign(x) times the power of two in A..B that is nearest in the log domain (eq. 4).
+
+    with_zero : values below A / sqrt 2 become 0 (activations); without it (weights) they become +-A, and 0
+                becomes +A
+    """
+
+    def set_range(self, max_bits):
+        self.with_zero = not (self.signed and self.weights)
+        self.b_min = extra = self.signed + self.with_zero
+        fitting = self.doublings() if max_bits <= 8 else 23  # from 2^-16 to 2^7, the clamps
+        self.span = min(2 ** max(max_bits - extra, 0) - 1, fitting)
+        self.max_bits = self.span.bit_length() + extra
+        self.why_capped = f": {self.span + 1} powers of two; choose a uniform parametrization for more bits"
+
+    def doublings(self):
+        """The largest span that fits the table: levels up to 2^6 in int8, 2^7 in uint8."""
+        return 6 if self.signed else 7
+
+    def start_values(self, d):
+        """q_max = 2^round(log2(uniform q_max)), q_min as far below it as the bits allow."""
+        largest = 2.0 ** int(nearest_exponent(np.float64(d * (2 ** self.magnitude_bits() - 1))))
+        (low, high), b = self.limits["q_max"], float(self.state["b"])
+        q_max = min(max(largest, low), high)
+        return {"q_max": q_max, "q_min": q_max / 2.0 ** self.exponents(b), "b": b}
+
+    def exponents(self, b):
+        """log2(B/A) = 2^m - 1 with m = b - [signed] - [with_zero], at most `span`."""
+        return min(2.0 ** (b - self.signed - self.with_zero) - 1, self.span)
+
+    def cap(self):
+        if self.form == "p3":
+            a, b = self.grid(self.theta()[0], Rounder())
+            if a * 2.0 ** self.span < b:
+                self.params["q_min"][...] = b / 2.0 ** self.span
+
+    def grid(self, bar, rounder):
+        """(A, B) of the current form from clamped parameters."""
+        if self.form == "p3":
+            return rounder.power(bar["q_min"]), rounder.power(bar["q_max"])
+        ratio = 2.0 ** self.exponents(rounder.nearest(bar["b"]))
+        if self.form == "p1":
+            a = rounder.power(bar["q_min"])
+            return a, a * ratio
+        b = rounder.power(bar["q_max"])
+        return b / ratio, b
+
+    def slopes(self, bar, a, b):
+        """{name: (factor of T1, factor of T3)}, eq. (6) with the sign(x) that the paper's print lacks."""
+        if self.form == "p3":
+            return {"q_min": (a / bar["q_min"], 0.0), "q_max": (0.0, b / bar["q_max"])}
+        exponents = math.floor(bar["b"] + 0.5) - self.signed - self.with_zero
+        dratio = 2.0 ** exponents * math.log(2) ** 2 if 2 ** exponents - 1 <= self.span else 0.0
+        if self.form == "p1":
+            return {"q_min": (a / bar["q_min"], b / bar["q_min"]), "b": (0.0, b * dratio)}
+        return {"q_max": (a / bar["q_max"], b / bar["q_max"]), "b": (-a * dratio, 0.0)}
+
+    def exponent_range(self):
+        """(log2 A, log2 B) as integers."""
+        a, b = self.grid(self.theta()[0], Rounder())
+        return round(math.log2(a)), round(math.log2(b))
+
+    def inferred_bits(self):
+        """b = max(ceil(log2(K + 1)) + [signed] + [zero], b_min), K = log2(B/A), by integers."""
+        low, high = self.exponent_range()
+        return max((high - low).bit_length() + self.signed + self.with_zero, self.b_min)
+
+    def bits_slopes(self):
+        """db/dparameter, for the memory penalty. STE through ceil, R and P2; 0 at the floor b_min."""
+        bar, chi = self.theta()
+        on = float(self.learning and self.bits > self.b_min)
+        if self.form != "p3":
+            return {"b": on * chi["b"]}
+        low, high = self.exponent_range()
+        slope = on / (math.log(2) ** 2 * (high - low + 1))
+        return {"q_min": -chi["q_min"] * slope / bar["q_min"], "q_max": chi["q_max"] * slope / bar["q_max"]}
+
+    def forward(self, x, train=False, rng=None):
+        self.require_ready()
+        (bar, chi), rounder = self.theta(), Rounder()
+        a, b = self.grid(bar, rounder)
+        y = self.quantize(x, a, b)
+        regions = self.regions(x, y, a, b)
+        if train:
+            self.frozen = y, regions, rounder
+        return y, (x, y, b, regions, chi, self.slopes(bar, a, b))
+
+    def quantize(self, x, a, b):
+        """Clipping the magnitude to A..B first makes its nearest power of two one of the levels."""
+        size = np.abs(x) if self.signed else np.maximum(x, 0)
+        clipped = np.clip(size, np.asarray(a, x.dtype), np.asarray(b, x.dtype))
+        power = np.ldexp(np.ones((), x.dtype), nearest_exponent(clipped))
+        if self.with_zero:
+            power *= size >= at_least(a / math.sqrt(2), x.dtype)
+        return np.where(x < 0, -power, power) if self.signed else power
+
+    def regions(self, x, y, a, b):
+        """(mask of values raised to A, q/x between A and B and 0 elsewhere, mask of |x| >= B), eq. (5)."""
+        size = np.abs(x) if self.signed else np.maximum(x, 0)
+        below, above = size < a, size >= b
+        return below & (y != 0), np.divide(y, x, out=np.zeros_like(y), where=~(below | above)), above
+
+    def backward(self, dy, cache):
+        x, y, b, (below, ratio, above), chi, slopes = cache
+        if self.form == "fixedp":
+            size = np.abs(x) if self.signed else np.maximum(x, 0)
+            over = np.ldexp(1.0, nearest_exponent(np.maximum(size, np.finfo(x.dtype).tiny))) > b
+            return dy * ~(over | ((x < 0) & (not self.signed))), {}
+        signed = dy * np.sign(y)
+        t1, t3 = float(signed[below].sum()), float(signed[above].sum())
+        # STE: d 2^R(log2 |x|)/dx := q/x between A and B, 0 elsewhere (eq. 5)
+        return dy * ratio, self.named_grads((t1, t3), slopes, chi)
+
+    def surrogate(self, x):
+        """sign A, x (q/x), sign B or 0; ratio, regions and signs are those of the last training forward."""
+        y_0, (below, ratio, above), rounder = self.require_frozen()
+        a, b = self.grid(self.theta()[0], rounder.replay())
+        return x * ratio + np.sign(y_0) * (a * below + b * above)
+
+    def levels(self):
+        """Ascending integer table in units of A. Raises ValueError beyond int8 (uint8 without sign)."""
+        low, high = self.exponent_range()
+        if high - low > self.doublings():
+            raise ValueError(f"powers of two from 2^{low} to 2^{high} span {high - low} doublings; "
+                             f"{'int8' if self.signed else 'uint8'} levels hold {self.doublings()}; "
+                             "build the quantizer with max_bits=8 and call project()")
+        powers = 2 ** np.arange(high - low + 1)
+        zero = [0] if self.with_zero else []
+        return (np.r_[-powers[::-1], zero, powers].astype(np.int8) if self.signed
+                else np.r_[zero, powers].astype(np.uint8))
+
+    def encode(self, x):
+        """Codes of x: the place of sign and exponent in the ascending levels."""
+        self.require_ready()
+        levels, a = self.levels(), np.asarray(self.grid(self.theta()[0], Rounder())[0], x.dtype)
+        y = self.quantize(x, float(a), float(a) * float(levels[-1]))
+        return QTensor(np.searchsorted(levels, y / a).astype(np.uint8), levels, a, self.bits)
+
+    def staircase(self):
+        """Borders A/sqrt 2 and sqrt 2 A 2^j, float64 for x of any dtype; a tie goes away from zero."""
+        self.require_ready()
+        levels, a = self.levels(), self.grid(self.theta()[0], Rounder())[0]
+        borders = a * np.r_[1 / math.sqrt(2), levels[levels > 0][:-1] * 2 * math.sqrt(0.5)]
+        if self.signed:
+            borders = np.r_[-borders[::-1], borders]
+        return Staircase(borders, borders > 0, levels, np.asarray(a, self.state["b"].dtype))
+
+
+class DQ(Method):
+    """Mixed precision: learned range at fixed bits, or learned bits under a memory budget."""
+
+    name = "dq"
+    title = "Mixed Precision DNNs: All you need is a good parametrization"
+    paper = "Uhlich et al., ICLR 2020, arXiv:1905.11452"
+    learns = "range per tensor; with a budget or learn_bits=true step size and range, and so the bits"
+    weight_bits = tuple(range(2, 9))
+    options = {
+        "parametrization": Option("u3", tuple(FORMS),
+                                  "what is learned; at fixed bits u3 and p3 run as u2snap and p2"),
+        "learn_bits": Option(False, bool, "learn the bits of all tensors (a budget does so for its own)"),
+        "budget_w_kb": Option(0.0, float, "budget of all weights in KB, eq. 8a (0: none)"),
+        "budget_a_kb": Option(0.0, float, "budget of the activations of one image in KB (0: none)"),
+        "constraint": Option("max", ("sum", "max"), "budget_a_kb bounds the sum (8b) or the largest (8c)"),
+        "lam": Option(1.0, float, "weight of the penalty lam max(0, size/budget - 1)^2"),
+        "clip": Option(True, bool, "clip gradients of d and q_max to +-d while a budget is given"),
+        "hold": Option(0.3, float, "share of the steps, at the end, with bits held (once the budget is met)"),
+        "max_bits": Option(8, int, "no tensor learns more bits than this"),
+        "init_step": Option("mse", ("mse", "paper"), "initial step: least squared error, or the paper's"),
+    }
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        s = self.settings
+        for name in ("budget_w_kb", "budget_a_kb", "lam"):
+            if not 0 <= s[name] < math.inf:
+                raise ValueError(f"option {name}={s[name]} must be finite and at least 0")
+        if not 0 <= s["hold"] <= 1:
+            raise ValueError(f"option hold={s['hold']} is not in 0..1; it is a share of the steps")
+        if not 2 <= s["max_bits"] <= 8:
+            raise ValueError(f"option max_bits={s['max_bits']} is not in 2..8 (codes are stored in uint8)")
+        learns = s["learn_bits"] or s["budget_w_kb"] or s["budget_a_kb"]
+        if learns and s["parametrization"] in STATIC:
+            raise ValueError(f"option parametrization={s['parametrization']} learns nothing and meets no "
+                             "budget; choose u3 or p3")
+
+    def weight_quantizer(self, bits, shape):
+        return self.make(bits, True, True, "budget_w_kb")
+
+    def activation_quantizer(self, bits, signed=False):
+        return self.make(bits, signed, False, "budget_a_kb")
+
+    def make(self, bits, signed, weights, budget):
+        s = self.settings
+        kind = Uniform if s["parametrization"] in UNIFORM else PowerOfTwo
+        learn = s["learn_bits"] or s[budget] > 0
+        return kind(bits, s["parametrization"], signed, weights, learn, s["max_bits"], s["init_step"])
+
+    def constraints(self, model):
+        """[(name of the option, rows, budget in KB, "sum" or "max")] of the budgets that are given."""
+        s, found = self.settings, []
+        if s["budget_w_kb"]:
+            found.append(("budget_w_kb", dq_budget.weight_memory(model), s["budget_w_kb"], "sum"))
+        if s["budget_a_kb"]:
+            rows = dq_budget.activation_memory(model)
+            found.append(("budget_a_kb", rows, s["budget_a_kb"], s["constraint"]))
+        return found
+
+    def start(self, model, rng):
+        """Raises ValueError for a budget that no choice of bits can meet."""
+        for option, rows, budget, how in self.constraints(model):
+            if not rows:
+                raise ValueError(f"option {option}={budget} bounds nothing: the model has no quantized "
+                                 "activations; give act_bits")
+            least, now = dq_budget.least(rows, how), dq_budget.total(rows, how)
+            if least > budget:
+                raise ValueError(f"option {option}={budget} cannot be met: {least:.4g} KB remain with every "
+                                 f"tensor at its fewest bits ({now:.4g} KB at the start); choose more")
+
+    def penalty(self, model):
+        """sum_j lambda_j max(0, g_j)^2 with lambda_j = lam / budget_j^2 (eq. 10)."""
+        total, grads = 0.0, {}
+        for _, rows, budget, how in self.constraints(model):
+            value, own = dq_budget.penalty(rows, budget, self.settings["lam"] / budget ** 2, how)
+            total += value
+            grads.update(own)
+        return total, grads
+
+    def feasible(self, model):
+        """True while every budget is met."""
+        return all(dq_budget.total(rows, how) <= budget for _, rows, budget, how in self.constraints(model))
+
+    def step_begin(self, model, epoch, progress):
+        if progress >= 1 - self.settings["hold"]:
+            learning = [q for _, q in quantizers(model) if getattr(q, "learning", False)]
+            if learning and self.feasible(model):
+                for quantizer in learning:
+                    quantizer.hold_bits()
+
+    def edit_gradients(self, model, grads):
+        """Clip the gradients of steps and ranges, penalty included (from code; not in the paper)."""
+        s = self.settings
+        if s["clip"] and (s["budget_w_kb"] or s["budget_a_kb"]):
+            for name, quantizer in quantizers(model):
+                if getattr(quantizer, "learning", False):
+                    own = {key: grads[f"{name}.{key}"] for key in quantizer.params}
+                    grads.update(prefixed(name, quantizer.clip_gradients(own)))
+        return grads
