@@ -201,8 +201,7 @@ def version():
 
 
 EXTRAS = {
-    "test": ["pytest>=7.4", "hypothesis", "tqdm", "setuptools>=70.1", "cython>=3.1"],
-    "progress": ["tqdm"],
+    "test": ["pytest>=7.4", "hypothesis", "joblib", "setuptools>=70.1", "cython>=3.1"],
     "sweep": ["joblib", "dask", "distributed"],
     "export": ["onnx", "onnxruntime"],
     "docs": ["sphinx", "numpydoc"],

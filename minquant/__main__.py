@@ -1,10 +1,14 @@
 """`python -m minquant` lists the verbs."""
 
+import sys
+
 from . import __version__
+from .config import nearest
 
 VERBS = {
     "train": "train a network and quantize it; leaves a run folder",
-    "evaluate": "evaluate a run folder again",
+    "evaluate": "evaluate a run folder or an exported program again",
+    "export": "write a run as a packed integer program",
     "bench": "measure: a training step, layer by layer",
     "kernels": "what is compiled, and what this machine offers",
     "compare": "compare methods at equal effort over bits and seeds",
@@ -12,6 +16,17 @@ VERBS = {
     "data": "which data sets are found, and where",
 }
 
-print(f"minquant {__version__}\n\nusage: python -m minquant.VERB [--help]\n")
-for verb, purpose in VERBS.items():
-    print(f"  {verb:<10} {purpose}")
+
+def main(argv):
+    """Print the verbs; a word that was meant as one is an error that names the nearest."""
+    if argv:
+        print(f"minquant: error: write python -m minquant.{nearest(argv[0], VERBS)} ...", file=sys.stderr)
+        return 2
+    print(f"minquant {__version__}\n\nusage: python -m minquant.VERB [--help]\n")
+    for verb, purpose in VERBS.items():
+        print(f"  {verb:<10} {purpose}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

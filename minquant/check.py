@@ -1,15 +1,19 @@
-"""Checkers that users may call too: is a backward the derivative of its forward?
+"""Checkers that users may call too: is a backward the derivative of its forward, is a Program its network?
 
-The check contracts both sides with random vectors, so one number stands for a whole Jacobian:
+`gradients` contracts both sides with random vectors, so one number stands for a whole Jacobian:
 
     <dy, J v>  by central differences of 4th order      against      <J^T dy, v>  by the layer's backward
 
 A wrong scale, a dropped term or a zero gradient changes the right side and not the left.
+
+`bit_exact` compares integers: every activation code of a Program with that of the network it was lowered from.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from .deploy import reference
 
 
 @dataclass(frozen=True)
@@ -87,3 +91,89 @@ def _compare(what, analytic, numeric, dy):
     if size == 0:
         raise ValueError(f"d{what} is zero on both sides: the check proves nothing; choose another input")
     return Comparison(what, analytic, numeric, abs(analytic - numeric) / max(size, 1e-6 * float(np.abs(dy).max())))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `bit_exact` compared, all equal: images, quantizers, codes.
+
+    plain_codes      : codes that the plain float64 forward computes otherwise, because of a tie or behind one
+    logit_difference : the largest difference of a logit from the plain forward, on images without such codes
+    """
+
+    images: int
+    quantizers: int
+    codes: int
+    plain_codes: int
+    logit_difference: float
+
+    def __str__(self):
+        text = (f"{self.codes:,} codes of {self.quantizers} quantizers and all logits on {self.images:,} images are "
+                f"equal to the last bit (plain float64 sums: logits within {self.logit_difference:.1e})")
+        if self.plain_codes:
+            text += (f"; in plain float64, whose sums round before they are complete, {self.plain_codes:,} codes at or "
+                     "behind exact ties fall the other way")
+        return text
+
+
+class BitExactError(AssertionError):
+    """A Program and its network differ; the message names the first layer, the place and both values."""
+
+
+def bit_exact(model, program, images, normalise, batch_size=100):
+    """Compare a Program with the evaluation mode of its model in float64: every activation code, every logit.
+
+    model     : the quantized model that was lowered; it is copied, not changed
+    program   : a `minquant.deploy.Program`, or anything with its `trace`
+    images    : uint8 (N, H, W, C);  normalise : what the program was lowered with, such as `Dataset.normalise`
+
+    The network's sums of products are taken exactly (`minquant.deploy.reference`); how many codes the plain float64
+    forward computes otherwise is counted: none, unless a threshold is an unproven tie (`program.info["proof"]`).
+    Return an `Agreement`. Raises BitExactError at the first difference, in the order of the computation; ValueError
+    where there is nothing to compare.
+    """
+    if len(images) == 0:
+        raise ValueError("there are no images to compare; the check would prove nothing")
+    model = reference.float64(model)
+    count, plain_count, worst, names = 0, 0, 0.0, []
+    for start in range(0, len(images), batch_size):
+        batch = images[start:start + batch_size]
+        x = np.asarray(normalise(batch)).astype(np.float64)
+        expected, logits = reference.exact_forward(model, x)
+        traced = program.trace(batch)
+        names = list(expected)
+        for name in names:
+            _equal_codes(name, expected[name], traced.get(name), start)
+            count += expected[name].size
+        ours = list(traced.values())[-1]
+        _equal_logits(logits, ours, start)
+        plain, plain_logits = reference.plain_forward(model, x)
+        same = np.ones(len(batch), bool)
+        for name in names:
+            differs = (plain[name] != expected[name]).reshape(len(batch), -1)
+            plain_count += int(differs.sum())
+            same &= ~differs.any(1)
+        worst = max(worst, float(np.abs(ours - plain_logits)[same].max(initial=0.0)))
+    return Agreement(len(images), len(names), count, plain_count, worst)
+
+
+def _equal_codes(name, expected, actual, start):
+    if actual is None:
+        raise BitExactError(f"the program computes no codes of quantizer '{name}'; it was lowered from another model")
+    if expected.shape != actual.shape:
+        raise BitExactError(f"'{name}' has codes of shape {actual.shape} in the program, "
+                            f"{expected.shape} in the network")
+    wrong = np.argwhere(expected != actual)
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise BitExactError(f"the first difference is at '{name}', image {start + place[0]}, index {place[1:]}: code "
+                            f"{actual[place]} in the program, {expected[place]} in the network ({len(wrong)} of "
+                            f"{actual.size} codes of this batch differ there)")
+
+
+def _equal_logits(expected, actual, start):
+    wrong = np.argwhere(expected != actual)
+    if len(wrong):
+        i, j = (int(n) for n in wrong[0])
+        raise BitExactError(f"all codes are equal but logit {j} of image {start + i} is {actual[i, j]!r} in the "
+                            f"program, {expected[i, j]!r} in the network")

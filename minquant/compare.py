@@ -41,6 +41,17 @@ def main(argv=None):
     except (ConfigError, ValueError) as error:
         print(f"minquant.compare: error: {error}", file=sys.stderr)
         return 2
+    try:
+        rows = compare(arguments, jobs, values, seeds)
+    except ConfigError as error:
+        print(f"minquant.compare: error: {error}", file=sys.stderr)
+        return 2
+    print(markdown(rows))
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def compare(arguments, jobs, values, seeds):
+    """Run the float networks of all seeds, then every job from them; write the summary; return its rows."""
     progress = Progress(quiet=arguments.quiet)
     folder = Path(arguments.runs)
     starts = [Config(**{**values, "method": "float", "seed": seed}) for seed in seeds]
@@ -50,8 +61,7 @@ def main(argv=None):
                       arguments, progress)
     rows = [_row(job, report) for job, report in zip(jobs, results)]
     write_summary(Path(arguments.out or folder), rows)
-    print(markdown(rows))
-    return 1 if any(row["error"] for row in rows) else 0
+    return rows
 
 
 def make_parser():
@@ -136,7 +146,10 @@ def run_one(config, folder, data_root):
 
 def run_all(jobs, arguments, progress):
     """Run every (config, folder, data_root) in parallel processes with one numerical thread each; keep the order."""
-    import joblib
+    try:
+        import joblib
+    except ImportError:
+        raise ConfigError('comparing runs in parallel needs joblib: pip install "minquant[sweep]"') from None
     backend = {"backend": "loky", "n_jobs": arguments.jobs, "inner_max_num_threads": 1}
     if arguments.dask:
         from dask.distributed import Client

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from .optim import OPTIMIZERS, SCHEDULES
+from .quantize import FIRST_LAST
 from .quantizers import METHODS
 
 
@@ -41,9 +42,9 @@ class Config:
     quantized_weight_decay: float | None = _setting(None, "weight decay of the quantized training (default: by method)")
     smoothing: float = _setting(0.0, "label smoothing, 0 to 1")
     max_grad_norm: float | None = _setting(None, "largest joint L2 norm of all gradients, or 'none'")
-    augment: str | None = _setting(None, "augmentation, for example crop4,flip, or '' (default: by data set)")
+    augment: str | None = _setting(None, "augmentation such as crop4,flip, or '' for none (default: by data set)")
     validation: float = _setting(0.1, "share of the training images held out for validation")
-    limit: int | None = _setting(None, "use only so many training images")
+    limit: int | None = _setting(None, "use only the first so many images of the training and of the test files")
     seed: int = _setting(0, "seed of every random draw")
     float_from: str | None = _setting(None, "run folder or .npz whose float network replaces the pre-training")
     overrides: dict = _setting(None, "bits of single layers: PATTERN=BITS")
@@ -68,6 +69,7 @@ class Config:
         need(self.batch_size >= 2, "batch_size", "2 or more (batch norm needs more than one image)")
         need(self.optimizer in OPTIMIZERS, "optimizer", ", ".join(OPTIMIZERS))
         need(self.schedule in SCHEDULES, "schedule", ", ".join(SCHEDULES))
+        need(self.first_last in FIRST_LAST, "first_last", ", ".join(FIRST_LAST))
         need(0 < self.lr < float("inf"), "lr", "a positive number")
         need(0 < self.float_lr < float("inf"), "float_lr", "a positive number")
         need(0 <= self.warm_up < 1, "warm_up", "a share from 0 to below 1")
@@ -114,16 +116,16 @@ _OPTIONAL_WORDS = ("none", "float", "")
 def parse_value(name, value):
     """Convert `value` (text from a flag, or a TOML value) to the type of the field `name`."""
     kind = FIELDS[name].type
-    if isinstance(value, str) and kind not in (str, dict) and value.lower() in _OPTIONAL_WORDS:
+    if kind in (str, str | None):
+        return None if kind == (str | None) and value == "none" else str(value)
+    if isinstance(value, str) and value.lower() in _OPTIONAL_WORDS:
         if "None" in str(kind):
             return None
         raise ConfigError(f"{name}={value!r} does not work; it takes {_type_name(kind)}")
-    if kind in (str, str | None):
-        return None if kind == (str | None) and str(value).lower() == "none" else str(value)
     base = int if kind in (int, int | None) else float
     try:
         converted = base(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{name}={value!r} does not work; it takes {_type_name(kind)}") from None
     if base is int and isinstance(value, float) and value != converted or isinstance(value, bool):
         raise ConfigError(f"{name}={value!r} does not work; it takes {_type_name(kind)}")

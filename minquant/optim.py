@@ -1,5 +1,6 @@
 """Optimizers that update named arrays in place, parameter groups, learning-rate schedules, gradient clipping."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,7 +135,7 @@ def constant(progress):
 
 def cosine(progress):
     """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
-    return 0.5 * (1 + np.cos(np.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def step_decay(milestones=(0.5, 0.75), factor=0.1):

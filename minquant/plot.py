@@ -42,6 +42,8 @@ def comparison_plots(folder, spread):
             x, mean, low, high = 100 * np.array(points).T
             axis.errorbar(x / 100, mean, (mean - low, high - mean), color=CYCLE[i % len(CYCLE)],
                           marker=MARKERS[i % len(MARKERS)], capsize=3, label=variant)
+        if column == 1:
+            axis.set_xticks(sorted({row[1] for row in spread}))
         axis.set_xlabel(label)
         axis.set_ylabel("test accuracy (%), lowest to highest seed")
         axis.grid(alpha=0.3)

@@ -17,8 +17,11 @@ class Progress:
         self.live = not quiet and self.stream.isatty()
         self._drawn = self._started = 0.0
 
-    def begin(self, title):
-        """Start an epoch called `title`; return the function that `train_epoch` calls after every step."""
+    def begin(self, title, epochs_after=0):
+        """Start an epoch called `title`; return the function that `train_epoch` calls after every step.
+
+        epochs_after : epochs still to come, which count for the time left
+        """
         self._started = time.perf_counter()
 
         def watch(done, total, loss, accuracy):
@@ -29,7 +32,7 @@ class Progress:
             rate = done / max(now - self._started, 1e-9)
             bar = "#" * (10 * done // total)
             self._draw(f"{title} [{bar:<10}] loss {loss:.4f} accuracy {accuracy:.1%} {rate:,.0f} images/s "
-                       f"{(total - done) / rate:.0f} s left")
+                       f"{(total - done + epochs_after * total) / rate:.0f} s left")
 
         return watch
 

@@ -60,7 +60,7 @@ def recipe_for(method, bits, act_bits, options):
 def _check_supported(recipe, bits, allowed, what):
     if bits not in allowed:
         if bits is not None:
-            check_bits(bits)
+            check_bits(bits, what=what)
         names = ", ".join("float" if b is None else str(b) for b in allowed)
         raise ValueError(f"{what}={bits} is not supported by method '{recipe.name}'; it takes {names}")
 
@@ -109,6 +109,9 @@ def calibrate(model, images, rng):
     The batch runs through in training mode, so batch norms use its statistics; their running ones are restored.
     Ends with the method's own `calibrate`, which for most only calls its `start`.
     """
+    if len(images) == 0 or images.dtype.kind != "f":
+        raise ValueError(f"calibration got {len(images)} images of {images.dtype}; it takes at least one, normalised "
+                         "floats (Dataset.normalise)")
     saved = {name: array.copy() for name, array in model.named_state().items()
              if name.rsplit(".", 1)[-1] in ("mean", "var")}
 

@@ -28,26 +28,31 @@ class Run:
         if config.method != "float":
             self.stages["quantized"] = Stage("quantized", config.epochs, config.lr, config.quantized_weight_decay)
         self.history, self.best, self.float_accuracy, self.epoch = [], -1.0, float("nan"), 0
-        if resume:
+        if resume and (self.folder / "last.npz").is_file():
             self._resume()
-        else:
+        else:  # a run that was stopped in its first epoch has nothing to go on from but its configuration
             self._start()
         skip_input_gradient(self.model)
 
     def _start(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_text(self.folder / "config.toml", self.config.to_toml())
         self.model = runs.float_model(self.config, self.dataset)
+        if "quantized" in self.stages:
+            runs.quantized_model(self.config, self.model)  # a setting that cannot work is refused before any training
         if self.config.float_from:
             path = Path(self.config.float_from)
             path = path / "float.npz" if path.is_dir() else path
             runs.load_model(self.model, runs.read_checkpoint(path), path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        runs.write_text(self.folder / "config.toml", self.config.to_toml())
         self._enter("float")
 
     def _resume(self):
         path = self.folder / "last.npz"
         parts = runs.read_checkpoint(path)
         meta = parts["meta"]
+        if not {"config", "stage", "epoch", "best", "float_accuracy", "history", "steps"} <= set(meta):
+            raise runs.RunError(f"{path} is no checkpoint to go on from (it holds no optimizer); "
+                                "restore the run's own last.npz, or start a new run with --out")
         if str(meta["config"]) != self.config.to_toml():
             raise runs.RunError(f"{path} was made with another configuration than {self.folder / 'config.toml'}; "
                                 "restore that file, or start a new run with --out")
@@ -82,7 +87,7 @@ class Run:
             epoch = self.epoch + 1
             title = f"{stage.name} {epoch:>{len(str(stage.epochs))}}/{stage.epochs}"
             row = train_epoch(self.model, self.optimizer, self.dataset, self.config, stage, epoch,
-                              self.progress.begin(title))
+                              self.progress.begin(title, stage.epochs - epoch))
             loss, accuracy = evaluate(self.model, self.dataset.validation, self.dataset.normalise)
             self.epoch = epoch
             mean_bits = summarise(self.model, self.dataset.image_shape)[1]["mean_bits"]
@@ -125,8 +130,9 @@ class Run:
     def _report(self):
         path = self.folder / "best.npz"
         if not path.is_file():  # no epoch met the method's constraint, or there was no epoch at all
-            raise runs.RunError(f"no epoch of {self.folder} met the constraint of method '{self.config.method}'; "
-                                "train longer (--epochs) or loosen the constraint")
+            why = ("nothing was trained" if self.config.method == "float" else
+                   f"no epoch met the constraint of method '{self.config.method}': loosen it, or")
+            raise runs.RunError(f"{self.folder} has no result: {why} train longer (--epochs, --float-epochs)")
         parts = runs.read_checkpoint(path)
         runs.load_model(self.model, parts, path)
         method = getattr(self.model, "method", None)

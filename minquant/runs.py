@@ -11,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from .quantize import quantize
 
 FORMAT = 1
 COLUMNS = ("stage", "epoch", "lr", "loss", "accuracy", "validation_loss", "validation_accuracy", "mean_bits")
+
+
+# What NumPy raises for files that are truncated, of another program, or no archives at all.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 class RunError(RuntimeError):
@@ -85,7 +90,9 @@ def read_checkpoint(path):
             for key in archive.files:
                 kind, _, name = key.partition("/")
                 parts[kind][name] = archive[key]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if int(parts["meta"].get("format", FORMAT)) < 0:
+            raise ValueError("negative format")
+    except UNREADABLE as error:
         raise RunError(f"{path} is not a readable checkpoint of this project ({type(error).__name__}: {error}); "
                        "it is damaged or of another program") from None
     version = parts["meta"].get("format")

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from . import data
 from .config import Config, ConfigError, Parser, add_flags, given, nearest
+from .data.sources import source_of
 from .models import MODELS
 from .progress import Progress
 from .quantize import recipe_for
 from .quantizers import METHODS
 from .runs import RunError, read_config
 from .summary import table
-from .threads import restart_with
+from .threads import set_threads
 from .training import Diverged
 
 
 def main(argv=None):
     """Run the command line; return the exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = make_parser().parse_args(argv)
     if arguments.list_methods:
         print(list_methods())
@@ -26,7 +26,7 @@ def main(argv=None):
     progress = Progress(quiet=arguments.quiet)
     folder = None
     try:
-        restart_with(arguments.threads, "minquant.train", argv)
+        set_threads(arguments.threads, "minquant.train", argv)
         config, folder = resolve(arguments)
         dataset = data.load(config.data, arguments.data_root, validation=config.validation, seed=config.seed,
                             limit=config.limit)
@@ -34,16 +34,16 @@ def main(argv=None):
                       f"{len(dataset.test)} test images ({dataset.source})")
         from .run import Run  # matplotlib is imported with it, and --help should not wait for that
         report = Run(config, folder, dataset, progress, resume=arguments.resume is not None).train()
-    except (ConfigError, data.DataError, RunError, ValueError) as error:
+    except (ConfigError, data.DataError, RunError, ValueError, OSError) as error:
         print(f"minquant.train: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunError) else 2
+        return 2 if isinstance(error, ValueError) else 1
     except Diverged as error:
         last = folder / "last.npz"
         kept = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished"
         print(f"minquant.train: error: {error}; {kept}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        progress.line(f"interrupted; go on with: python -m minquant.train --resume {folder}")
+        progress.line("interrupted" + (f"; go on with: python -m minquant.train --resume {folder}" if folder else ""))
         return 130
     print(json.dumps({**report, "folder": str(folder)}, indent=2) if arguments.json else show(report, folder))
     return 0
@@ -66,20 +66,20 @@ def make_parser():
 
 def resolve(arguments):
     """Return (Config, run folder) of a command line. Raises ConfigError or RunError."""
+    resumed = read_config(arguments.resume) if arguments.resume else None
+
     def options(method):
+        method = resumed.method if resumed else method
         return METHODS[method].options if method in METHODS else {}
 
     values = given(arguments, options)
-    if arguments.resume:
+    if "data" in values:
+        values["data"] = source_of(values["data"]).name
+    if resumed:
         if arguments.out:
             raise ConfigError("--out does not go with --resume; the run goes on in its own folder")
-        config = read_config(arguments.resume)
-        changed = [name for name, value in values.items() if getattr(config, name) != value]
-        if changed:
-            name = changed[0]
-            raise ConfigError(f"--resume cannot change {name} from {getattr(config, name)!r} to {values[name]!r}: the "
-                              "resumed run would not be the run; start a new one with --out")
-        return config, Path(arguments.resume)
+        refuse_changes(resumed, values)
+        return resumed, Path(arguments.resume)
     config = Config(**values)
     for what, name, known in (("method", config.method, [*METHODS, "float"]), ("model", config.model, MODELS),
                               ("data set", config.data, data.names())):
@@ -89,6 +89,19 @@ def resolve(arguments):
     if config.method != "float":
         recipe_for(config.method, config.bits, config.act_bits, config.options)
     return config, run_folder(arguments.out, config)
+
+
+def refuse_changes(config, values):
+    """Raise ConfigError if a value given beside --resume differs from the run's own; options compare as parsed."""
+    changed = [name for name, value in values.items() if name != "options" and getattr(config, name) != value]
+    if values.get("options"):
+        method = METHODS[config.method]
+        if method(**{**config.options, **values["options"]}).settings != method(**config.options).settings:
+            changed.append("options")
+    if changed:
+        name = changed[0]
+        raise ConfigError(f"--resume cannot change {name} from {getattr(config, name)!r} to {values[name]!r}: the "
+                          "resumed run would not be the run; start a new one with --out")
 
 
 def run_folder(out, config):

@@ -38,12 +38,15 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
     """One update from one batch; return (loss without the method's penalty, number of right predictions).
 
     images (N, H, W, C) normalised floats, labels (N,) integers; `progress` in [0, 1) is the share of all steps done.
+    Raises Diverged, before anything more is touched, if the loss or an updated parameter is not finite.
     """
     method = getattr(model, "method", None)
     if method is not None:
         method.step_begin(model, epoch, progress)
     logits, cache = model.forward(images, train=True, rng=rng)
     loss, dlogits = softmax_cross_entropy(logits, labels, smoothing)
+    if not np.isfinite(loss):
+        raise Diverged(f"the loss became {loss}; {first_bad(model, images)}")
     _, grads = model.backward(dlogits, cache)
     if method is not None:
         for name, extra in method.penalty(model)[1].items():
@@ -52,6 +55,9 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
     if max_grad_norm is not None:
         grads, _ = clip_gradients(grads, max_grad_norm)
     optimizer.step(grads, lr)
+    for name, array in optimizer.params.items():
+        if not np.isfinite(array).all():
+            raise Diverged(f"the update made parameter '{name}' infinite or NaN")
     if method is not None:
         method.step_end(model)
     return loss, int((logits.argmax(1) == labels).sum())
@@ -78,12 +84,12 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
         progress = ((epoch - 1) * len(order) + i) / (stage.epochs * len(order))
         lr = stage.lr * schedule(progress)
         batch = dataset.normalise(transform(images[index], rng))
-        loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing,
-                          config.max_grad_norm)
-        if not np.isfinite(loss):
-            raise Diverged(f"the loss became {loss} in {stage.name} epoch {epoch}, step {i + 1} of {len(order)}; "
-                           f"{first_bad(model, batch)}; try a smaller learning rate (this one is {lr:.3g}) "
-                           "or --max-grad-norm")
+        try:
+            loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing,
+                              config.max_grad_norm)
+        except (Diverged, ZeroDivisionError, OverflowError) as error:
+            raise Diverged(f"{stage.name} epoch {epoch}, step {i + 1} of {len(order)}: {error}; "
+                           f"try a smaller learning rate (this one is {lr:.3g}) or --max-grad-norm") from error
         seen, total_loss, right = seen + len(index), total_loss + loss * len(index), right + hits
         if watch:
             watch(seen, len(images), total_loss / seen, right / seen)
@@ -91,19 +97,24 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
     return {"lr": float(lr), "loss": total_loss / seen, "accuracy": right / seen, "images_per_s": seen / seconds}
 
 
-def evaluate(model, split, normalise, batch_size=500):
+def evaluate(model, split, normalise, batch_size=200):
     """Return (mean loss, accuracy) of a model in evaluation mode on a `Split`."""
     logits = predict(model, split.images, normalise, batch_size)
     loss, _ = softmax_cross_entropy(logits, split.labels)
     return loss, float((logits.argmax(1) == split.labels).mean())
 
 
-def predict(model, images, normalise, batch_size=500):
-    """Logits (N, classes) of uint8 images in evaluation mode."""
+def predict(model, images, normalise, batch_size=200):
+    """Logits (N, classes) of uint8 images in evaluation mode. Raises ValueError for no images and for NaN logits."""
     if len(images) == 0:
         raise ValueError("there are no images to evaluate; the data set or this part of it is empty")
-    return np.concatenate([model.forward(normalise(images[i:i + batch_size]))[0]
-                           for i in range(0, len(images), batch_size)])
+    logits = np.concatenate([model.forward(normalise(images[i:i + batch_size]))[0]
+                             for i in range(0, len(images), batch_size)])
+    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(logits)} images have NaN or infinite logits, first image {bad[0]}; "
+                         f"{first_bad(model, normalise(images[bad[:1]]))}")
+    return logits
 
 
 def first_bad(model, images):

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import minquant
 from minquant.config import Config, ConfigError, read_toml
 from minquant.threads import VARIABLES
 from minquant.train import main, make_parser, resolve
@@ -42,6 +44,22 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
     assert Config(**read_toml(path)) == config
 
 
+@pytest.mark.parametrize("word", ["same", "8", "float"])
+def test_the_first_and_last_layer_flag_keeps_its_words(tmp_path, word):
+    config = resolved("--method", "minmax", "--first-last", word)
+    (tmp_path / "c.toml").write_text(config.to_toml())
+    assert config.first_last == word == Config(**read_toml(tmp_path / "c.toml")).first_last
+
+
+def test_augmentation_can_be_switched_off():
+    assert resolved("--method", "minmax", "--data", "cifar10").augment == "crop4,flip"
+    assert resolved("--method", "minmax", "--data", "cifar10", "--augment", "").augment == ""
+
+
+def test_aliases_of_data_sets_are_taken():
+    assert resolved("--method", "minmax", "--data", "fashion").data == "fashion-mnist"
+
+
 def test_unset_epochs_depend_on_the_data_set():
     assert Config(data="digits").epochs > Config(data="fashion-mnist").epochs
 
@@ -50,7 +68,7 @@ def test_unset_epochs_depend_on_the_data_set():
     (["--bitz", "4"], "unknown argument --bitz; nearest: --bits"),
     (["--method", "cpk"], "there is no method 'cpk'; nearest: cpq"),
     (["--model", "resnet21"], "there is no model 'resnet21'; nearest: resnet20"),
-    (["--data", "fashion"], "there is no data set 'fashion'; nearest: fashion-mnist"),
+    (["--data", "fashon-mnist"], "fashion-mnist"),
     (["--set", "epoch=3"], "nearest: epochs"),
     (["--set", "epochs"], "KEY=VALUE"),
     (["--method", "minmax", "--set", "per_chan=1"], "nearest: per_channel"),
@@ -65,6 +83,11 @@ def test_unset_epochs_depend_on_the_data_set():
     (["--method", "minmax", "--bits", "9", "--epochs", "1", "--float-epochs", "0"], "bits=9 is not in 1..8"),
     (["--augment", "crp4"], "crop"),
     (["--threads", "0"], "--threads 0 does not work"),
+    (["--first-last", "16"], "first_last='16' does not work; it takes same, 8, float"),
+    (["--method", "minmax", "--act-bits", "9"], "act_bits=9 is not in 1..8"),
+    (["--method", "minmax", "--override", "nope=2"], "override 'nope' matches no layer"),
+    (["--method", "minmax", "--override", "conv1=9"], "override conv1=9 is not in 1..8"),
+    (["--model", "mlp", "--limit", "2", "--float-epochs", "1"], "no images"),
 ])
 def test_mistakes_are_answered_with_the_nearest_valid_word(tmp_path, capsys, argv, message):
     assert message in failing(capsys, *argv, "--out", str(tmp_path / "run"))
@@ -108,5 +131,12 @@ def test_threads_reach_the_numerical_libraries(tmp_path):
 
 def test_the_package_lists_its_verbs():
     done = subprocess.run([sys.executable, "-m", "minquant"], capture_output=True, text=True, check=True)
-    for verb in ("train", "evaluate", "bench", "kernels", "data"):
-        assert f"  {verb} " in done.stdout
+    package = Path(minquant.__file__).parent
+    verbs = {path.stem for path in package.glob("*.py") if "def main(" in path.read_text(encoding="utf-8")}
+    verbs |= {path.parent.name for path in package.glob("*/__main__.py")}
+    assert {line.split()[0] for line in done.stdout.splitlines()[4:]} == verbs - {"__main__"} >= {"train", "bench"}
+
+
+def test_a_verb_given_as_an_argument_is_answered_with_the_command():
+    done = subprocess.run([sys.executable, "-m", "minquant", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2 and "python -m minquant.train" in done.stderr

@@ -242,6 +242,13 @@ def test_loading_arrays_of_another_network_names_what_differs():
 
 
 @pytest.mark.parametrize("call,message", [
+    (lambda r: nn.Linear(3, 2, r).forward(np.ones((2, 3), int)), "Linear takes floats, got int64"),
+    (lambda r: nn.Conv2d(3, 2, 3, r).forward(np.ones((1, 5, 5, 3), np.uint8)), "Conv2d takes floats, got uint8"),
+    (lambda r: nn.BatchNorm(3).forward(np.ones((2, 3), np.uint8)), "BatchNorm takes floats, got uint8"),
+    (lambda r: nn.MaxPool(0), "size=0"),
+    (lambda r: nn.MaxPool(17), "sizes are 1..16"),
+    (lambda r: nn.GlobalAvgPool().forward(np.ones((2, 3))), "takes images"),
+    (lambda r: nn.softmax_cross_entropy(np.zeros(3), np.array([0])), r"expected \(N, classes\)"),
     (lambda r: nn.Linear(3, 2, r).forward(np.ones((2, 4), np.float32)), r"\(N, 3\), got \(2, 4\)"),
     (lambda r: nn.Conv2d(3, 2, 3, r).forward(np.ones((2, 3, 8, 8), np.float32)), "NHWC"),
     (lambda r: nn.Conv2d(3, 2, 5, r).forward(np.ones((2, 3, 3, 3), np.float32)), "does not fit"),

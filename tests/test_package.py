@@ -46,8 +46,10 @@ def tree(tmp_path):
     """A source tree with the real setup.py and, for each row of its table, an extension of a few lines."""
     kernels = tmp_path / "tree" / KERNELS
     kernels.mkdir(parents=True)
-    for name in ("setup.py", "minquant/__init__.py", "minquant/_kernels/__init__.py"):
+    for name in ("setup.py", "minquant/_kernels/__init__.py"):
         shutil.copy(ROOT / name, tmp_path / "tree" / name)
+    version, = re.findall(r'^__version__ = .*$', (ROOT / "minquant/__init__.py").read_text(), re.MULTILINE)
+    (tmp_path / "tree/minquant/__init__.py").write_text(version + "\n")
     (tmp_path / "tree" / "README.md").write_text("# tiny\n")
     for name, (wrapper, patterns) in load_setup().EXTENSIONS.items():
         (kernels / wrapper).write_text(TINY_WRAPPER.format(name=name))

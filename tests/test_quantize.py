@@ -80,6 +80,12 @@ def test_calibration_leaves_the_batch_norms_running_statistics_alone():
     assert model.named_state()["pool1_quantizer.ready"]
 
 
+@pytest.mark.parametrize("x", [np.zeros((0, 8, 8, 1), np.float32), np.zeros((4, 8, 8, 1), np.uint8)])
+def test_calibration_needs_images_and_floats(x):
+    with pytest.raises(ValueError, match=r"calibration got \d images of (float32|uint8); it takes at least one"):
+        calibrate(quantize(float_lenet(), method="minmax"), x, np.random.default_rng(0))
+
+
 def test_a_model_that_was_not_calibrated_says_so():
     with pytest.raises(RuntimeError, match="call minquant.calibrate"):
         quantize(float_lenet(), method="minmax").forward(images())
@@ -105,14 +111,14 @@ def test_training_a_quantized_network_lowers_its_loss():
     (dict(bits=9), r"bits=9 is not in 1..8 \(codes are stored in uint8\)"),
     (dict(bits=0), "bits=0 is not in 1..8"),
     (dict(bits=2.5), "bits=2.5 is not in 1..8"),
-    (dict(act_bits=9), "bits=9 is not in 1..8"),
+    (dict(act_bits=9), "act_bits=9 is not in 1..8"),
     (dict(bits=None), "bits=None is not supported"),
     (dict(method="cpr"), "no method 'cpr'; did you mean"),
     (dict(per_chanel=True), "no option 'per_chanel'; nearest: per_channel"),
     (dict(per_channel="maybe"), "not a truth value"),
     (dict(first_last="4"), "first_last='4'"),
     (dict(overrides={"conv9": 4}), "override 'conv9' matches no layer; the layers are conv1"),
-    (dict(overrides={"conv1": 11}), "bits=11 is not in 1..8"),
+    (dict(overrides={"conv1": 11}), "override conv1=11 is not in 1..8"),
 ])
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -149,6 +149,7 @@ def test_a_new_run_never_overwrites_an_old_one(finished, capsys):
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a readable checkpoint"),
     (lambda path: path.write_bytes(b""), "not a readable checkpoint"),
     (lambda path: np.savez(path, something=np.ones(3)), "not a readable checkpoint"),
+    (lambda path: np.save(open(path, "wb"), np.ones(3)), "not a readable checkpoint"),
     (lambda path: path.unlink(), "there is no checkpoint"),
 ])
 def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path, capsys, damage, message):
@@ -183,9 +184,50 @@ def test_a_diverging_loss_stops_with_epoch_layer_and_last_checkpoint(tmp_path, c
     monkeypatch.setattr(training, "step", poisoned)
     assert train(folder) == 1
     message = capsys.readouterr().err
-    assert "float epoch 2, step 1" in message and "parameter 'fc1.weight' is no longer finite" in message
+    assert "float epoch 2, step 1" in message and "parameter 'fc2.weight' is no longer finite" in message
     assert f"the last good checkpoint is {folder / 'last.npz'}" in message
     assert np.isfinite(arrays(folder / "last.npz")["params/fc2.weight"]).all()
+
+
+def test_a_learning_rate_far_too_large_is_named_and_spoils_no_checkpoint(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train(folder, "--method", "cpq", "--lr", "1e3", "--optimizer", "sgd") == 1
+    message = capsys.readouterr().err
+    assert "quantized epoch" in message and "try a smaller learning rate (this one is " in message
+    assert all(np.isfinite(a).all() for k, a in arrays(folder / "last.npz").items() if k.startswith("params/"))
+
+
+def test_a_run_stopped_in_its_first_epoch_can_be_resumed(finished, tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minquant.run.train_epoch", interrupted)
+    assert train(tmp_path / "run") == 130
+    monkeypatch.undo()
+    assert main(["--resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert_equal_arrays(finished / "last.npz", tmp_path / "run" / "last.npz")
+
+
+def test_a_checkpoint_without_optimizer_is_no_place_to_go_on_from(tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(folder)
+    (folder / "last.npz").write_bytes((folder / "best.npz").read_bytes())
+    assert main(["--resume", str(folder), "--quiet"]) == 1
+    assert "no checkpoint to go on from" in capsys.readouterr().err
+
+
+def test_a_setting_that_cannot_work_leaves_no_run_folder(tmp_path):
+    assert train(tmp_path / "run", "--override", "nope=2") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_learned_bits_that_are_reported_were_trained(tmp_path):
+    folder = tmp_path / "run"
+    main(["--model", "mlp", "--float-epochs", "2", "--epochs", "4", "--limit", "400", "--quiet", "--out", str(folder),
+          "--set", "learn_bits=true", "--set", "penalty=0.5", "--set", "masks_off=0.5"])
+    report = json.loads((folder / "report.json").read_text())
+    rows = list(csv.DictReader(open(folder / "log.csv")))
+    assert report["mean_bits"] == float(rows[-1]["mean_bits"]) and report["best_epoch"] > 2
 
 
 def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
@@ -228,7 +270,7 @@ def test_a_run_whose_constraint_is_never_met_says_so(tmp_path, monkeypatch):
     from minquant.quantizers.minmax import MinMax
     monkeypatch.setattr(MinMax, "feasible", lambda self, model: False)
     config = Config(method="minmax", model="mlp", float_epochs=1, epochs=1, limit=300)
-    with pytest.raises(runs.RunError, match="no epoch .* met the constraint"):
+    with pytest.raises(runs.RunError, match="no epoch met the constraint of method .minmax."):
         Run(config, tmp_path / "run", data.load("digits", limit=300), Progress(quiet=True)).train()
 
 

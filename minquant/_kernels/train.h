@@ -10,6 +10,7 @@
 #define MINQUANT_TRAIN_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef _OPENMP
 #define PARALLEL_FOR(threads) \
@@ -64,6 +65,41 @@ void train_maxpool_backward(const pool_shape *s, const float *dy, const unsigned
                             int threads);
 void train_avgpool_forward(const pool_shape *s, const float *x, float *y, int threads);
 void train_avgpool_backward(const pool_shape *s, const float *dy, float *dx, int threads);
+
+/* Levels alpha * {n_min..n_max}; a value plus logistic noise of scale sigma falls into the cell of one of
+ * them.  What follows from that is in minquant/estimators/multiclass.py.  alpha / sigma is in 1/32..32. */
+typedef struct { double alpha, sigma; int n_min, n_max; } logistic_grid;
+
+/* e[i] = exp(x[i]) within -87..88, l[i] = log(|x[i]|), for tests of the two. */
+void train_exp_log(ptrdiff_t count, const float *x, float *e, float *l);
+/* y = alpha clip(floor(x / alpha + 1/2), n_min, n_max), to the bits of NumPy. */
+void train_logistic_round(const logistic_grid *g, ptrdiff_t count, const float *x, float *y, int threads);
+/* multiclass.full_slopes: dx = dy times the slope by x, sums = dy times those by alpha and by sigma. */
+int train_logistic_full(const logistic_grid *g, int normalize, ptrdiff_t count, const float *dy,
+                        const float *x, float *dx, double sums[2], int threads);
+
+/* Intervals of codes first[i]..last[i], of which all levels together weigh g = weight[i] times their
+ * probability; gate[i] is the index of that factor, or -1 where it is fixed. */
+enum { MOST_INTERVALS = 15, MOST_GATES = 7 };
+typedef struct {
+    int intervals, gates, first[MOST_INTERVALS], last[MOST_INTERVALS], gate[MOST_INTERVALS];
+    double weight[MOST_INTERVALS];
+} gated_intervals;
+/* dropbits.bits_slopes for the chosen codes n, or the nearest where n is NULL; without any interval the cell
+ * masses are not normalised.  sums = dy times the slopes by alpha, by sigma and by every gate. */
+int train_logistic_gated(const logistic_grid *g, const gated_intervals *gated, ptrdiff_t count,
+                         const float *dy, const float *x, const float *n, float *dx,
+                         double sums[2 + MOST_GATES], int threads);
+
+/* Relaxed samples over `levels` codes: all of them, or those about the nearest where `local`.  noise holds
+ * random bits, `levels` rows of count; hard takes the largest weight forward. */
+enum { MOST_LEVELS = 32 };
+typedef struct { int levels, local, hard; double tau; } relaxation;
+void train_logistic_sample(const logistic_grid *g, const relaxation *r, ptrdiff_t count, const float *x,
+                           const uint32_t *noise, float *y, int threads);
+int train_logistic_sample_slopes(const logistic_grid *g, const relaxation *r, ptrdiff_t count,
+                                 const float *dy, const float *x, const uint32_t *noise, float *dx,
+                                 double sums[2], int threads);
 
 /* Shared by the files of this folder: the calling worker's index, and memory for at least `count` floats. */
 int train_worker(void);

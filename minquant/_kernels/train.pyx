@@ -4,6 +4,7 @@
 Output arrays are passed in by the caller and wholly overwritten. `threads` never changes a result.
 """
 from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t
 
 cdef extern from "train.h" nogil:
     ctypedef struct conv_shape:
@@ -35,6 +36,31 @@ cdef extern from "train.h" nogil:
                                 int threads)
     void train_avgpool_forward(const pool_shape *s, const float *x, float *y, int threads)
     void train_avgpool_backward(const pool_shape *s, const float *dy, float *dx, int threads)
+    ctypedef struct logistic_grid:
+        double alpha, sigma
+        int n_min, n_max
+    enum: MOST_INTERVALS, MOST_GATES, MOST_LEVELS
+    ctypedef struct gated_intervals:
+        int intervals, gates
+        int *first
+        int *last
+        int *gate
+        double *weight
+    ctypedef struct relaxation:
+        int levels, local, hard
+        double tau
+    void train_exp_log(Py_ssize_t count, const float *x, float *e, float *l)
+    void train_logistic_round(const logistic_grid *g, Py_ssize_t count, const float *x, float *y, int threads)
+    int train_logistic_full(const logistic_grid *g, int normalize, Py_ssize_t count, const float *dy,
+                            const float *x, float *dx, double *sums, int threads)
+    int train_logistic_gated(const logistic_grid *g, const gated_intervals *gated, Py_ssize_t count,
+                             const float *dy, const float *x, const float *n, float *dx, double *sums,
+                             int threads)
+    void train_logistic_sample(const logistic_grid *g, const relaxation *r, Py_ssize_t count, const float *x,
+                               const uint32_t *noise, float *y, int threads)
+    int train_logistic_sample_slopes(const logistic_grid *g, const relaxation *r, Py_ssize_t count,
+                                     const float *dy, const float *x, const uint32_t *noise, float *dx,
+                                     double *sums, int threads)
     const char *train_isa()
     const char *train_isa_at(int index)
     int train_use_isa(const char *name)
@@ -262,3 +288,100 @@ def avgpool_backward(const float[:, :, :, ::1] dy, float[:, :, :, ::1] dx, int s
     cdef pool_shape s = pool_shape_of(dx, dy, size, stride)
     with nogil:
         train_avgpool_backward(&s, &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], threads)
+
+
+def exp_log(const float[::1] x, float[::1] e, float[::1] l):
+    """e = exp(x), l = log|x| as the logistic kernels compute them."""
+    demand(x.shape[0] > 0 and e.shape[0] == x.shape[0] and l.shape[0] == x.shape[0],
+           "arrays of different size")
+    train_exp_log(x.shape[0], &x[0], &e[0], &l[0])
+
+
+cdef logistic_grid logistic_grid_of(grid) except *:
+    cdef double alpha, sigma
+    cdef int n_min, n_max
+    alpha, sigma, n_min, n_max = grid
+    demand(alpha > 0 and 1 / 32. <= alpha / sigma <= 32 and 0 < n_max - n_min < 256,
+           f"the kernels take no logistic grid of step {alpha}, noise {sigma}, codes {n_min}..{n_max}")
+    return logistic_grid(alpha=alpha, sigma=sigma, n_min=n_min, n_max=n_max)
+
+
+def logistic_round(grid, const float[::1] x, float[::1] y, int threads):
+    """y = the levels of (alpha, sigma, n_min, n_max) nearest to x."""
+    cdef logistic_grid g = logistic_grid_of(grid)
+    demand(x.shape[0] > 0 and y.shape[0] == x.shape[0], "arrays of different size")
+    with nogil:
+        train_logistic_round(&g, x.shape[0], &x[0], &y[0], threads)
+
+
+def logistic_full(grid, bint normalize, const float[::1] dy, const float[::1] x, float[::1] dx, int threads):
+    """dx of the rule "full"; returns (dalpha, dsigma)."""
+    cdef logistic_grid g = logistic_grid_of(grid)
+    cdef double sums[2]
+    cdef int failed
+    demand(x.shape[0] > 0 and dy.shape[0] == x.shape[0] and dx.shape[0] == x.shape[0],
+           "arrays of different size")
+    with nogil:
+        failed = train_logistic_full(&g, normalize, x.shape[0], &dy[0], &x[0], &dx[0], sums, threads)
+    checked(failed)
+    return sums[0], sums[1]
+
+
+def logistic_gated(grid, intervals, int gates, const float[::1] dy, const float[::1] x, n,
+                   float[::1] dx, int threads):
+    """dx of the rule "imax" for the chosen codes n, or the nearest where n is None.
+
+    intervals: [(gate or -1, weight, first code, last code)]. Returns (dalpha, dsigma, one per gate).
+    """
+    cdef logistic_grid g = logistic_grid_of(grid)
+    cdef const float[::1] codes = x if n is None else n
+    cdef const float *chosen = NULL
+    cdef gated_intervals gated
+    cdef double sums[2 + MOST_GATES]
+    cdef int failed, k
+    demand(x.shape[0] > 0 and dy.shape[0] == x.shape[0] and dx.shape[0] == x.shape[0]
+           and codes.shape[0] == x.shape[0], "arrays of different size")
+    if n is not None:
+        chosen = &codes[0]
+    demand(len(intervals) <= MOST_INTERVALS and 0 <= gates <= MOST_GATES, "more gates than the kernels take")
+    gated.intervals, gated.gates = <int>len(intervals), gates
+    for k, (gate, weight, first, last) in enumerate(intervals):
+        demand(-1 <= gate < gates and weight >= 0 and first <= last, f"{intervals[k]} is no gated interval")
+        gated.gate[k], gated.weight[k], gated.first[k], gated.last[k] = gate, weight, first, last
+    with nogil:
+        failed = train_logistic_gated(&g, &gated, x.shape[0], &dy[0], &x[0], chosen, &dx[0], sums, threads)
+    checked(failed)
+    return tuple([sums[k] for k in range(2 + gates)])
+
+
+cdef relaxation relaxation_of(settings) except *:
+    levels, local, hard, tau = settings
+    demand(0 < levels <= MOST_LEVELS and tau > 0, f"the kernels take 1..{MOST_LEVELS} levels, not {levels}")
+    return relaxation(levels=levels, local=local, hard=hard, tau=tau)
+
+
+def logistic_sample(grid, settings, const float[::1] x, const uint32_t[:, ::1] noise, float[::1] y,
+                    int threads):
+    """y = relaxed samples; settings are (levels, local, hard, tau), noise holds random bits (levels, n)."""
+    cdef logistic_grid g = logistic_grid_of(grid)
+    cdef relaxation r = relaxation_of(settings)
+    demand(x.shape[0] > 0 and y.shape[0] == x.shape[0] and noise.shape[0] == r.levels
+           and noise.shape[1] == x.shape[0], "arrays of different size")
+    with nogil:
+        train_logistic_sample(&g, &r, x.shape[0], &x[0], &noise[0, 0], &y[0], threads)
+
+
+def logistic_sample_slopes(grid, settings, const float[::1] dy, const float[::1] x,
+                           const uint32_t[:, ::1] noise, float[::1] dx, int threads):
+    """dx of the same samples; returns (dalpha, dsigma)."""
+    cdef logistic_grid g = logistic_grid_of(grid)
+    cdef relaxation r = relaxation_of(settings)
+    cdef double sums[2]
+    cdef int failed
+    demand(x.shape[0] > 0 and dy.shape[0] == x.shape[0] and dx.shape[0] == x.shape[0]
+           and noise.shape[0] == r.levels and noise.shape[1] == x.shape[0], "arrays of different size")
+    with nogil:
+        failed = train_logistic_sample_slopes(&g, &r, x.shape[0], &dy[0], &x[0], &noise[0, 0], &dx[0], sums,
+                                              threads)
+    checked(failed)
+    return sums[0], sums[1]

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from ..threads import restart_with
+from ..threads import set_threads
 
 # Sub-command -> what it measures; the module of the same name in this folder does it.
 COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyTorch where that is installed"}
@@ -12,7 +12,6 @@ COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyT
 
 def main(argv=None):
     """Run one sub-command; return the exit status."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="python -m minquant.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="WHAT")
     for name, purpose in COMMANDS.items():
@@ -23,7 +22,7 @@ def main(argv=None):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
-    restart_with(arguments.threads, "minquant.bench", argv)
+    set_threads(arguments.threads, "minquant.bench", argv)
     try:
         return arguments.run(arguments)
     except ValueError as error:

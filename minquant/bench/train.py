@@ -10,9 +10,9 @@ import platform
 
 import numpy as np
 
-from .. import kernels, models, optim, quantize, training
+from .. import kernels, models, optim, training
 from ..nn import ops, skip_input_gradient
-from ..quantize import calibrate
+from ..quantize import calibrate, quantize
 from ..quantizers import METHODS
 from ..summary import table
 from .probe import kept_buffers, peak_bytes, watched
@@ -77,7 +77,7 @@ def measure(name, methods, arguments):
 
 def quantized(model, method, bits, images, rng):
     """A calibrated quantized copy."""
-    copied = quantize.quantize(copy.deepcopy(model), method=method, bits=bits, act_bits=bits, rng=rng)
+    copied = quantize(copy.deepcopy(model), method=method, bits=bits, act_bits=bits, rng=rng)
     calibrate(copied, images, rng)
     return copied
 

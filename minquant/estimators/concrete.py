@@ -31,12 +31,26 @@ def log_sigmoid(v):
     return np.minimum(v, 0) - np.log1p(np.exp(-np.abs(v)))
 
 
+def noise_bits(rng, shape):
+    """Draw 32 random bits for every place (uint32): far cheaper than to draw exponential variables."""
+    size = int(np.prod(shape))
+    return rng.integers(2 ** 64, size=(size + 1) // 2, dtype=np.uint64).view(np.uint32)[:size].reshape(shape)
+
+
+def gumbel_of_bits(bits, dtype):
+    """Gumbel(0, 1) noise -log(-log U) with U = (upper 23 bits + 1/2) / 2^23, so that 0 < U < 1 in float32."""
+    draw = (bits >> np.uint32(9)).astype(dtype)
+    draw += 0.5
+    draw *= 2.0 ** -23
+    for _ in range(2):
+        np.log(draw, out=draw)
+        np.negative(draw, out=draw)
+    return draw
+
+
 def gumbel(rng, shape, dtype):
-    """Draw Gumbel(0, 1) noise as -log of an exponential variable (one logarithm instead of two)."""
-    draw = rng.standard_exponential(shape, dtype=dtype)
-    np.maximum(draw, np.finfo(dtype).tiny, out=draw)
-    np.log(draw, out=draw)
-    return np.negative(draw, out=draw)
+    """Draw Gumbel(0, 1) noise."""
+    return gumbel_of_bits(noise_bits(rng, shape), dtype)
 
 
 def concrete(logits, noise, tau, axis=-1):

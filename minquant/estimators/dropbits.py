@@ -16,8 +16,9 @@ import math
 
 import numpy as np
 
+from . import compiled
 from .concrete import log_sigmoid
-from .multiclass import log_mass, log_mass_slopes
+from .multiclass import contract, log_mass, log_mass_slopes
 
 LAYOUTS = ("bits", "endpoints")
 
@@ -88,16 +89,27 @@ def _log_cell(x, n, grid):
     return log_sigmoid(h - u) + log_sigmoid(h + u)
 
 
+def _spans(gates, min_bits):
+    """[(gate or -1, its value, first code, last code)]: the grid as intervals of equal gates."""
+    half, levels = 2 ** (min_bits - 1), _levels(min_bits + len(gates), min_bits)
+    return [(-1, 1.0, -half, half - 1)] + [
+        (gate, float(gates[gate]), *ends) for gate, first, last in levels
+        for ends in ((first, last), (-1 - last, -1 - first))]
+
+
+def bits_backward(dy, x, n, grid, gates, min_bits):
+    """Return (dx, [dalpha, dsigma, one per gate]): dy times `bits_slopes`."""
+    done = compiled.gated(dy, x, n, grid, _spans(gates, min_bits), len(gates))
+    return done or contract(lambda x, n: bits_slopes(x, n, grid, gates, min_bits), dy, x, n)
+
+
 def bits_slopes(x, n, grid, gates, min_bits):
     """Derivatives of x_hat by (x, alpha, sigma, each gate) under "imax", layout "bits", for chosen codes n.
 
     alpha n_m pi~_m D with D = d log e^l_m - sum over intervals of (their share of W) d log mass.
     """
     x = grid.confine(x)
-    levels, half = _levels(min_bits + len(gates), min_bits), 2 ** (min_bits - 1)
-    spans = [(-1, 1.0, -half, half - 1)]
-    spans += [(gate, float(gates[gate]), *ends) for gate, first, last in levels
-              for ends in ((first, last), (-1 - last, -1 - first))]
+    levels, spans = _levels(min_bits + len(gates), min_bits), _spans(gates, min_bits)
     masses = [log_mass(x, grid, *ends) for _, _, *ends in spans]
     log_w = _log_sum(masses, [g for _, g, *_ in spans])
     cell, magnitude = log_mass(x, grid, n, n), np.where(n < 0, -n - 1, n)

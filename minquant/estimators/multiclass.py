@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import compiled
 from .concrete import log_sigmoid
 from .straight_through import round_half_up
 
@@ -197,11 +198,24 @@ def _sums_outside(start, kappa, count):
     return inner, slope, stretch
 
 
+def nearest_level(x, grid):
+    """alpha n_m, the level nearest to x."""
+    y = compiled.nearest_level(x, grid)
+    return grid.nearest(x) * grid.alpha if y is None else y
+
+
 RULES = {"imax": imax_slopes, "full": full_slopes}
 
 
 def backward(dy, x, grid, rule, normalize=True):
     """Return (dx, dalpha, dsigma) of the multi-class STE; rule is "imax" or "full", dy has the shape of x."""
+    done = {"imax": compiled.imax, "full": compiled.full}[rule](dy, x, grid, normalize)
+    dx, (dalpha, dsigma) = done or _contracted(dy, x, grid, rule, normalize)
+    return dx, dalpha, dsigma
+
+
+def _contracted(dy, x, grid, rule, normalize):
+    """(dx, [dalpha, dsigma]) from the element-wise slopes of the rule."""
     at_zero = RULES[rule](np.zeros(1, x.dtype), grid, normalize)
 
     def slopes(part):
@@ -213,8 +227,7 @@ def backward(dy, x, grid, rule, normalize=True):
             values[places] = own
         return result
 
-    dx, (dalpha, dsigma) = contract(slopes, dy, x)
-    return dx, dalpha, dsigma
+    return contract(slopes, dy, x)
 
 
 def contract(slopes, dy, *arrays, chunk=CHUNK):

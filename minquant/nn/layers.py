@@ -7,6 +7,13 @@ from .base import Layer, prefixed
 from .initialisers import he_normal
 
 
+def require_floats(layer, x):
+    """Raise ValueError unless x holds floats: integers would wrap around without a word."""
+    if x.dtype.kind != "f":
+        raise ValueError(f"{type(layer).__name__} takes floats, got {x.dtype}; normalise images first "
+                         "(Dataset.normalise), or convert with astype(numpy.float32)")
+
+
 class Weighted(Layer):
     """A layer with a `weight` and an optional `bias`, whose weight may pass through another layer before use.
 
@@ -56,6 +63,7 @@ class Linear(Weighted):
             self.params["bias"] = np.zeros(outputs, np.float32)
 
     def forward(self, x, train=False, rng=None):
+        require_floats(self, x)
         if x.ndim != 2 or x.shape[1] != len(self.params["weight"]):
             raise ValueError(f"Linear takes x of shape (N, {len(self.params['weight'])}), got {x.shape}; "
                              "put a Flatten before it")
@@ -91,6 +99,7 @@ class Conv2d(Weighted):
             self.params["bias"] = np.zeros(outputs, np.float32)
 
     def forward(self, x, train=False, rng=None):
+        require_floats(self, x)
         k, _, c, o = self.params["weight"].shape
         if x.ndim != 4 or x.shape[3] != c * self.groups:
             raise ValueError(f"Conv2d takes x of shape (N, H, W, {c * self.groups}), got {x.shape}; images are NHWC")
@@ -126,6 +135,7 @@ class BatchNorm(Layer):
         self.state["var"] = np.ones(channels, np.float32)
 
     def forward(self, x, train=False, rng=None):
+        require_floats(self, x)
         gamma, beta = self.params["gamma"], self.params["beta"]
         if x.shape[-1] != len(gamma):
             raise ValueError(f"BatchNorm of {len(gamma)} channels got x of shape {x.shape}; channels are the last axis")
@@ -174,6 +184,8 @@ class Pool(Layer):
 
     def __init__(self, size, stride=None):
         super().__init__()
+        if not 1 <= size <= 16 or stride is not None and stride < 1:
+            raise ValueError(f"size={size}, stride={stride} does not work; sizes are 1..16, strides 1 or more")
         self.size, self.stride = size, stride or size
 
     def _check(self, x):
@@ -207,6 +219,8 @@ class GlobalAvgPool(Layer):
     """Mean over H and W: (N, H, W, C) -> (N, C)."""
 
     def forward(self, x, train=False, rng=None):
+        if x.ndim != 4:
+            raise ValueError(f"GlobalAvgPool takes images (N, H, W, C), got x of shape {x.shape}")
         return x.mean((1, 2)), x.shape
 
     def backward(self, dy, cache):

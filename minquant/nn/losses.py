@@ -9,6 +9,8 @@ def softmax_cross_entropy(logits, labels, smoothing=0.0):
     logits (N, K) float, labels (N,) integers in 0..K-1. Returns (float, dlogits (N, K)); dlogits = (softmax - t) / N.
     Raises ValueError for labels out of range or of the wrong shape or dtype.
     """
+    if logits.ndim != 2:
+        raise ValueError(f"logits have shape {logits.shape}; expected (N, classes)")
     n, k = logits.shape
     labels = np.asarray(labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":

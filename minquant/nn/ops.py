@@ -2,7 +2,8 @@
 
 Compiled are float32 arrays whose shapes the kernels take; everything else, and everything under
 MINQUANT_NO_EXTENSIONS=1, runs in `functional`, which says what each operation means. The number of threads
-never changes a result: the kernels cut their sums at fixed places.
+never changes a compiled result: the kernels cut their sums at fixed places. In NumPy the products are those of
+a BLAS, which promises the same only for the same number of threads.
 
 >>> import numpy as np
 >>> y, cache = conv2d_forward(np.ones((1, 3, 3, 1), np.float32), np.ones((3, 3, 1, 1), np.float32), padding=1)
@@ -22,9 +23,9 @@ from . import functional
 from .functional import col2im, im2col, pad
 
 __all__ = ["add", "add_bias", "avgpool_backward", "avgpool_forward", "batchnorm_backward",
-           "batchnorm_forward", "col2im", "compiled", "conv2d_backward", "conv2d_forward", "get_threads",
-           "im2col", "matmul", "maxpool_backward", "maxpool_forward", "pad", "relu_backward", "relu_forward",
-           "set_threads", "sum_rows"]
+           "batchnorm_forward", "col2im", "compiled", "conv2d_backward", "conv2d_forward",
+           "element_wise", "get_threads", "im2col", "matmul", "maxpool_backward", "maxpool_forward", "pad",
+           "relu_backward", "relu_forward", "set_threads", "sum_rows"]
 
 # Below this many multiply-adds (or floats touched) starting a thread costs more than it saves.
 SMALL_PRODUCT, SMALL_ARRAY = 1 << 20, 1 << 16
@@ -66,6 +67,11 @@ def get_threads():
 
 def _takes(*arrays):
     return _train is not None and all(a.dtype == np.float32 and a.size for a in arrays)
+
+
+def element_wise(*arrays):
+    """(compiled module, threads) for element-wise work on these arrays, or (None, 1) for NumPy."""
+    return (_train, _array_threads(arrays[0])) if _takes(*arrays) else (None, 1)
 
 
 def _product_threads(products):

@@ -241,10 +241,10 @@ def quantizers(model):
     return [(name, layer) for name, layer in model.named_layers() if isinstance(layer, Quantizer)]
 
 
-def check_bits(bits, allowed=range(1, 9)):
-    """Raise ValueError unless `bits` is an integer in `allowed`."""
+def check_bits(bits, allowed=range(1, 9), what="bits"):
+    """Raise ValueError unless `bits` is an integer in `allowed`; `what` is what the message calls it."""
     if isinstance(bits, (bool, np.bool_)) or not isinstance(bits, (int, np.integer)) or bits not in allowed:
-        raise ValueError(f"bits={bits!r} is not in {min(allowed)}..{max(allowed)} (codes are stored in uint8)")
+        raise ValueError(f"{what}={bits!r} is not in {min(allowed)}..{max(allowed)} (codes are stored in uint8)")
 
 
 def check_finite(x, what="weights"):

@@ -36,7 +36,6 @@ import math
 import numpy as np
 
 from ..estimators import concrete, dropbits, multiclass
-from ..estimators.multiclass import Grid
 from .base import Method, Option, quantizers
 from .rq import LogisticGrid
 
@@ -55,11 +54,10 @@ class ClusterPromoting(LogisticGrid):
         super().__init__(bits, signed, init)
         self.ste, self.normalize = ste, normalize
 
-    def forward(self, x, train=False, rng=None):
-        y, (x, grid) = super().forward(x)
-        if train:
-            self.frozen = (grid, None, None)
-        return y, (x, grid)
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` what a training forward of x that draws from rng takes as constant."""
+        grid = self.grid()
+        self.frozen = grid, grid.nearest(x), None
 
     def backward(self, dy, cache):
         x, grid = cache
@@ -69,10 +67,16 @@ class ClusterPromoting(LogisticGrid):
     def surrogate(self, x):
         """sum_i c_i pi_i(x, alpha, sigma) + alpha n_m; c_i = g_i for all i ("full") or for m ("imax").
 
-        g and n_m are frozen at the last training forward, pi is live. K times the memory of x: for checks.
+        g and n_m are those of `freeze`, pi is live. K times the memory of x: for checks.
         """
-        frozen, _, _ = self.frozen or (self.grid(), None, None)
-        return self._surrogate(x, frozen, frozen.nearest(x), (), np.full(frozen.size, -1))
+        frozen, n, _ = self.require_frozen()
+        return self._surrogate(x, frozen, n, (), np.full(frozen.size, -1))
+
+    def require_frozen(self):
+        """(grid, codes, draws of the masks) of `freeze`; raises RuntimeError where it was not called."""
+        if self.frozen is None:
+            raise RuntimeError("the surrogate holds the codes of one point; call freeze(x, rng) there first")
+        return self.frozen
 
     def _surrogate(self, x, frozen, n, gates, groups):
         grid = self.grid(int(frozen.size).bit_length() - 1)
@@ -153,8 +157,12 @@ class DropBits(ClusterPromoting):
         self.require_ready()
         if rng is None:
             raise ValueError("DropBits draws masks in training; pass rng=numpy.random.Generator to forward")
+        return self.forward_masked(x, self._draw(rng))
+
+    def _draw(self, rng):
+        """U in (0, 1), one per mask."""
         margin, omega = concrete.UNIFORM_MARGIN, self.params["omega"]
-        return self.forward_masked(x, rng.uniform(margin, 1 - margin, omega.shape).astype(omega.dtype))
+        return rng.uniform(margin, 1 - margin, omega.shape).astype(omega.dtype)
 
     def forward_masked(self, x, uniform):
         """The training forward for given draws U in (0, 1), one per mask: alpha argmax_n G(n) pi(n)."""
@@ -162,7 +170,6 @@ class DropBits(ClusterPromoting):
         masks, s = concrete.hard_concrete(self.params["omega"], uniform)
         gates = dropbits.gates_from_masks(masks, self.nested)
         n = self._codes(x, grid, gates)
-        self.frozen = (grid, uniform, gates)
         return n * grid.alpha, (x, grid, n, masks, s, gates)
 
     def _codes(self, x, grid, gates):
@@ -178,8 +185,7 @@ class DropBits(ClusterPromoting):
             return dx, grads
         x, grid, n, masks, s, gates = cache
         if self.layout == "bits" and self.ste == "imax":
-            dx, sums = multiclass.contract(
-                lambda x, n: dropbits.bits_slopes(x, n, grid, gates, self.min_bits), dy, x, n)
+            dx, sums = dropbits.bits_backward(dy, x, n, grid, gates, self.min_bits)
         else:
             dx, sums = multiclass.contract(
                 lambda x, n: dropbits.expanded_slopes(x, n, grid, gates, self.groups, self.ste), dy, x, n,
@@ -189,14 +195,22 @@ class DropBits(ClusterPromoting):
         grads["omega"] = concrete.hard_concrete_backward(dmasks, s).astype(s.dtype)
         return dx, grads
 
+    def freeze(self, x, rng=None):
+        if not self.masked():
+            super().freeze(x)
+            return
+        uniform = self._draw(rng)
+        _, (_, grid, n, *_) = self.forward_masked(x, uniform)
+        self.frozen = grid, n, uniform
+
     def surrogate(self, x):
-        """As without masks, with pi~ under gates that follow omega at the last draw; n_m is frozen."""
-        if self.frozen is None or self.frozen[1] is None:
+        """As without masks, with pi~ under gates that follow omega at the draw of `freeze`; n_m is frozen."""
+        frozen, n, uniform = self.require_frozen()
+        if uniform is None:
             return super().surrogate(x)
-        frozen, uniform, gates = self.frozen
         masks, _ = concrete.hard_concrete(self.params["omega"], uniform)
         live = dropbits.gates_from_masks(masks, self.nested)
-        return self._surrogate(x, frozen, self._codes(x, frozen, gates), live, self.groups)
+        return self._surrogate(x, frozen, n, live, self.groups)
 
     def penalty(self):
         """lambda sum_k phi_k, phi_k = P(Z_k > 0), while bits are being learned."""
@@ -219,6 +233,8 @@ class CPQ(Method):
     title = "Cluster-Promoting Quantization with Bit-Drop for Minimizing Network Quantization Loss"
     paper = "Lee et al., ICCV 2021, arXiv:2109.02100 (SRQ, arXiv:1911.12990, is its earlier form)"
     learns = "step size and noise scale per tensor; with learn_bits=true the bits of every layer"
+    # Weights of code 0 have no gradient under imax; Adam would turn their decay alone into full steps.
+    training = {"lr": 3e-4, "quantized_weight_decay": 0.0}
     options = {
         "ste": Option("imax", RULES, "multi-class STE of weights: the chosen level only, or all levels"),
         "act_ste": Option("full", RULES, "multi-class STE of activations"),
@@ -240,8 +256,9 @@ class CPQ(Method):
         s = self.settings
         if not 0 < s["keep"] < 1:
             raise ValueError(f"option keep={s['keep']} is not in (0, 1); it is a probability")
-        if not 0 <= s["masks_off"] <= 1:
-            raise ValueError(f"option masks_off={s['masks_off']} is not in 0..1; it is a share of the steps")
+        if not 0 <= s["masks_off"] <= 1 or s["learn_bits"] and not s["masks_off"]:
+            raise ValueError(f"option masks_off={s['masks_off']} is not a share of the steps in 0..1, above 0 with "
+                             "learn_bits: bits are fixed when masks end")
         if not 0 <= s["penalty"] < math.inf:
             raise ValueError(f"option penalty={s['penalty']} must be finite and at least 0")
         if not 0 <= s["min_bits"] <= 8:
@@ -267,6 +284,10 @@ class CPQ(Method):
             for _, quantizer in quantizers(model):
                 if isinstance(quantizer, DropBits):
                     quantizer.fix_bits()
+
+    def feasible(self, model):
+        """While bits are being learned the network still has all its levels: what is stored comes after fix_bits."""
+        return not any(isinstance(q, DropBits) and q.learn_bits and q.masked() for _, q in quantizers(model))
 
     def penalty(self, model):
         """lambda sum over layers of sum_k phi_k; under budget=params a layer counts by its size."""

@@ -24,13 +24,14 @@ import math
 
 import numpy as np
 
-from ..estimators.concrete import concrete, concrete_backward, gumbel
-from ..estimators.multiclass import Grid, grid_codes, log_mass, log_mass_slopes
+from ..estimators import compiled
+from ..estimators.concrete import concrete, concrete_backward, gumbel_of_bits, noise_bits
+from ..estimators.multiclass import Grid, grid_codes, log_mass, log_mass_slopes, nearest_level
 from .base import Method, Option, QTensor, Quantizer, check_finite, uniform_staircase
 
 SIGMA_RANGE = 1 / 30, 3.0  # sigma / alpha is kept inside
 LEAST_STEP = 1e-30  # float32 still divides by it
-ROWS = 2 ** 17  # entries of elements x levels that are alive at a time
+ROWS = 2 ** 18  # entries of elements x levels that are alive at a time
 
 
 class LogisticGrid(Quantizer):
@@ -44,7 +45,7 @@ class LogisticGrid(Quantizer):
         self.init = init
         self.params["log_alpha"] = np.zeros((), np.float32)
         self.params["log_sigma"] = np.full((), math.log(1 / 3), np.float32)
-        self.frozen = None  # grid and noise of the last training forward, which `surrogate` holds fixed
+        self.frozen = None  # what `surrogate` holds fixed, set by `freeze` alone
 
     def grid(self, bits=None):
         """The Grid of the current parameters; `bits` defaults to the quantizer's own."""
@@ -63,7 +64,7 @@ class LogisticGrid(Quantizer):
         """Evaluation: x_hat = alpha clip(floor(x / alpha + 1/2), n_min, n_max)."""
         self.require_ready()
         grid = self.grid()
-        return grid.nearest(x) * grid.alpha, (x, grid)
+        return nearest_level(x, grid), (x, grid)
 
     def project(self):
         low, high = (self.params["log_alpha"] + math.log(factor) for factor in SIGMA_RANGE)
@@ -113,12 +114,18 @@ def mse_step(x, bits, signed):
     return peak * min((percent / 100 / n_top for percent in range(10, 125, 5)), key=error)
 
 
-def local_codes(x, grid, delta):
-    """Codes RQ looks at: (2w + 1, N), w = max(1, floor(delta sigma / alpha)), or (K, 1) where that is all."""
+def local_levels(grid, delta):
+    """(levels, local): 2 max(1, floor(delta sigma / alpha)) + 1 codes about the nearest, or all K."""
     width = max(1, int(delta * grid.sigma / grid.alpha)) if delta else grid.size
-    if 2 * width + 1 >= grid.size:
+    return (grid.size, False) if 2 * width + 1 >= grid.size else (2 * width + 1, True)
+
+
+def local_codes(x, grid, delta):
+    """These codes: (levels, N), or (K, 1) where all are looked at."""
+    levels, local = local_levels(grid, delta)
+    if not local:
         return np.arange(grid.n_min, grid.n_max + 1, dtype=x.dtype)[:, None]
-    return grid.nearest(x) + np.arange(-width, width + 1, dtype=x.dtype)[:, None]
+    return grid.nearest(x) + np.arange(-(levels // 2), levels // 2 + 1, dtype=x.dtype)[:, None]
 
 
 def relaxed_sample(x, grid, codes, noise, tau, eps=0.0):
@@ -172,48 +179,72 @@ class RelaxedQuantizer(LogisticGrid):
         if rng is None:
             raise ValueError("RQ draws noise in training; pass rng=numpy.random.Generator to forward")
         grid, seed = self.grid(), int(rng.integers(2 ** 63))
-        y = np.empty(x.size, x.dtype)
-        for part, xs, codes, noise in self._parts(x, grid, seed):
-            z = relaxed_sample(xs, grid, codes, noise, self.tau, self.eps)
-            y[part] = chosen_codes(z, codes, self.hard)
-        y *= grid.alpha
-        self.frozen = (grid, seed)
+        y, flat = np.empty(x.size, x.dtype), x.reshape(-1)
+        for part, bits in self._noise(x.size, grid, seed):
+            y[part] = self._sample(flat[part], grid, bits)
         return y.reshape(x.shape), (x, grid, seed)
 
-    def _parts(self, x, grid, seed):
-        """Yield (slice, x there, its codes, its Gumbel noise), the same for the same seed."""
-        rng, flat = np.random.default_rng(seed), x.reshape(-1)
-        rows = max(1, ROWS // len(local_codes(flat[:1], grid, self.delta)))
-        for start in range(0, flat.size, rows):
-            part = slice(start, start + rows)
-            codes = local_codes(flat[part], grid, self.delta)
-            yield part, flat[part], codes, gumbel(rng, (len(codes), len(flat[part])), x.dtype)
+    def _noise(self, size, grid, seed):
+        """Yield (slice, random bits for each of its levels and elements), the same for the same seed."""
+        rng, (levels, _) = np.random.default_rng(seed), local_levels(grid, self.delta)
+        rows = max(1, ROWS // levels)
+        for start in range(0, size, rows):
+            part = slice(start, min(start + rows, size))
+            yield part, noise_bits(rng, (levels, part.stop - start))
+
+    def _settings(self, grid):
+        """What the compiled sampler takes, or None where it cannot."""
+        return None if self.eps else (*local_levels(grid, self.delta), self.hard, self.tau)
+
+    def _sample(self, x, grid, bits):
+        """x_hat of flat x under this noise."""
+        settings = self._settings(grid)
+        y = compiled.sample(x, grid, settings, bits) if settings else None
+        if y is None:
+            codes = local_codes(x, grid, self.delta)
+            z = relaxed_sample(x, grid, codes, gumbel_of_bits(bits, x.dtype), self.tau, self.eps)
+            y = grid.alpha * chosen_codes(z, codes, self.hard)
+        return y
+
+    def _sample_backward(self, dy, x, grid, bits):
+        """(dx, [dalpha, dsigma]) of `_sample`."""
+        settings = self._settings(grid)
+        done = compiled.sample_slopes(dy, x, grid, settings, bits) if settings else None
+        if done:
+            return done
+        codes, noise = local_codes(x, grid, self.delta), gumbel_of_bits(bits, x.dtype)
+        slopes = relaxed_slopes(x, grid, codes, noise, self.tau, self.hard, self.eps)
+        return dy * slopes[0], np.array([float((dy * slope).sum()) for slope in slopes[1:]])
 
     def backward(self, dy, cache):
         if len(cache) == 2:
             raise ValueError("RQ is differentiated at the noise of a training forward: pass train=True, rng")
         x, grid, seed = cache
-        flat, dx, dalpha, dsigma = dy.reshape(-1), np.empty(dy.size, dy.dtype), 0.0, 0.0
-        for part, xs, codes, noise in self._parts(x, grid, seed):
-            by_x, by_alpha, by_sigma = relaxed_slopes(xs, grid, codes, noise, self.tau, self.hard, self.eps)
-            np.multiply(flat[part], by_x, out=dx[part])
-            dalpha += float((flat[part] * by_alpha).sum())
-            dsigma += float((flat[part] * by_sigma).sum())
-        return dx.reshape(dy.shape), self.log_grads(dalpha, dsigma, grid)
+        flat, upstream, dx, total = x.reshape(-1), dy.reshape(-1), np.empty(dy.size, dy.dtype), 0.0
+        for part, bits in self._noise(x.size, grid, seed):
+            dx[part], sums = self._sample_backward(upstream[part], flat[part], grid, bits)
+            total = total + sums
+        return dx.reshape(dy.shape), self.log_grads(*total, grid)
+
+    def freeze(self, x, rng):
+        """Hold for `surrogate` what a training forward of x that draws from rng takes as constant."""
+        self.frozen = x.reshape(-1).copy(), self.grid(), int(rng.integers(2 ** 63))
 
     def surrogate(self, x):
-        """RQ-ST: sum_i z_i(x, alpha, sigma) g_i + alpha n_i*, g and n_i* frozen at the last training forward.
+        """RQ-ST: sum_i z_i(x, alpha, sigma) g_i + alpha n_i*, with g, n_i* and the noise of `freeze`.
 
-        RQ is differentiated exactly and needs none: there this is the forward at the last noise.
+        RQ is differentiated exactly and needs none: there this is the forward at the noise of `freeze`.
         """
         if self.frozen is None:
-            raise RuntimeError("the surrogate is that of a training forward; use forward(x, True, rng) first")
-        (frozen, seed), grid, y = self.frozen, self.grid(), np.empty(x.size, x.dtype)
-        for part, xs, codes, noise in self._parts(x, frozen, seed):
-            z = relaxed_sample(xs, grid, codes, noise, self.tau, self.eps)
+            raise RuntimeError("the surrogate holds the noise of one point; call freeze(x, rng) there first")
+        (x0, frozen, seed), grid = self.frozen, self.grid()
+        flat, y = x.reshape(-1), np.empty(x.size, x.dtype)
+        for part, bits in self._noise(x.size, frozen, seed):
+            codes, noise = local_codes(x0[part], frozen, self.delta), gumbel_of_bits(bits, x.dtype)
+            z = relaxed_sample(flat[part], grid, codes, noise, self.tau, self.eps)
             mean = chosen_codes(z, codes, hard=False)
             if self.hard:
-                at_frozen = relaxed_sample(xs, frozen, codes, noise, self.tau, self.eps)
+                at_frozen = relaxed_sample(x0[part], frozen, codes, noise, self.tau, self.eps)
                 y[part] = frozen.alpha * mean + grid.alpha * chosen_codes(at_frozen, codes, hard=True)
             else:
                 y[part] = grid.alpha * mean

@@ -27,6 +27,7 @@ def prepared(quantizer):
 
 def check(quantizer, x, seed=0):
     rng = np.random.default_rng(0)
+    quantizer.freeze(x, np.random.default_rng(seed))
     return gradients(quantizer, x, rng, surrogate=quantizer.surrogate, step=1e-5, seed=seed)
 
 
@@ -93,8 +94,8 @@ def test_the_checker_rejects_a_wrong_backward(change):
         check(quantizer, values(), OPEN_SEED)
 
 
-def test_without_a_training_forward_the_surrogate_is_frozen_at_the_current_parameters():
-    quantizer = prepared(ClusterPromoting(3))
-    fresh = quantizer.surrogate(values())
-    quantizer.forward(values(), train=True)
-    np.testing.assert_array_equal(quantizer.surrogate(values()), fresh)
+def test_only_freeze_sets_the_point_of_the_surrogate():
+    for quantizer in (prepared(ClusterPromoting(3)), prepared(DropBits(3))):
+        quantizer.forward(values(), train=True, rng=np.random.default_rng(0))
+        with pytest.raises(RuntimeError, match="freeze"):
+            quantizer.surrogate(values())

@@ -115,8 +115,8 @@ def test_masks_end_with_the_last_share_of_the_steps_and_bits_are_fixed_then():
     assert not grads["fc1.weight_quantizer.omega"].any()
 
 
-def test_finish_fixes_the_bits_of_a_run_without_a_maskless_end():
-    method = CPQ(learn_bits=True, masks_off=0)
+def test_finish_fixes_the_bits_of_a_run_that_stopped_before_its_masks_ended():
+    method = CPQ(learn_bits=True, masks_off=0.001)
     model, _ = small_model(method)
     weight_quantizers(model)[0].params["omega"][...] = [-4, 2]
     method.step_begin(model, 1, 0.99)

@@ -1,0 +1,78 @@
+"""The verbs `export` and `evaluate FILE.mqz`: what they write and print, and what they refuse."""
+
+import json
+
+import pytest
+
+from minquant.evaluate import main as evaluate
+from minquant.export import main as export
+from minquant.train import main as train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train(["--method", "cpq", "--bits", "3", "--model", "mlp", "--float-epochs", "1", "--epochs", "1", "--quiet",
+                  "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    assert export([str(run), "--to", "mqz", "--check"]) == 0
+    return run / "model.mqz"
+
+
+def test_export_reports_what_it_wrote_and_what_the_check_compared(run, tmp_path, capsys):
+    assert export([str(run), "--check", "--json", "--out", str(tmp_path / "m.mqz")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["bytes"] == (tmp_path / "m.mqz").stat().st_size and result["unproven"] == 0
+    assert result["check"] == {"images": 360, "codes": 360 * (64 + 256 + 128), "mismatches": 0}
+
+
+def test_a_program_has_the_accuracy_of_its_run_and_agrees_with_it(run, exported, capsys):
+    capsys.readouterr()
+    assert evaluate([str(exported), "--check", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert evaluate([str(run), "--json"]) == 0
+    assert result["accuracy"] == json.loads(capsys.readouterr().out)["accuracy"]
+    assert result["images"] == 360 and result["images_per_s"] > 0 and result["check"]["mismatches"] == 0
+
+
+def test_a_file_elsewhere_is_checked_against_the_run_that_is_named(run, exported, tmp_path, capsys):
+    moved = tmp_path / "moved.mqz"
+    moved.write_bytes(exported.read_bytes())
+    assert evaluate([str(moved), "--check"]) == 1
+    assert "is not a run folder" in capsys.readouterr().err
+    assert evaluate([str(moved), "--check", "--of", str(run)]) == 0
+    assert "all logits on 360 images are equal to the last bit" in capsys.readouterr().out
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(run, exported, capsys):
+    before = exported.read_bytes()
+    assert export([str(run)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert export([str(run), "--overwrite"]) == 0 and exported.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["{run}", "--out", "{run}"], "is a folder; name a file"),
+    (["{run}", "--out", "{run}/none/m.mqz"], "there is no folder"),
+    (["{run}/plots"], "is not a run folder"),
+    (["{run}", "--checkpoint", "float.npz", "--out", "{run}/f.mqz"], "quantize activations too"),
+])
+def test_exports_that_cannot_work_say_why_and_write_nothing(run, arguments, message, capsys):
+    before = sorted(run.rglob("*"))
+    assert export([a.format(run=run) for a in arguments]) == 1
+    assert message in capsys.readouterr().err and sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["{run}/none.mqz"], "No such file"),
+    (["{run}/report.json"], "it is not an .mqz file"),
+    (["{run}", "--check"], "export it first: python -m minquant.export"),
+    (["{run}/model.mqz", "--data", "nothing"], "nothing"),
+])
+def test_evaluations_that_cannot_work_say_why(run, exported, arguments, message, capsys):
+    assert evaluate([a.format(run=run) for a in arguments]) == 1
+    assert message in capsys.readouterr().err
