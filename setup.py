@@ -23,6 +23,7 @@ KERNELS = Path("minquant/_kernels")
 # One row per extension module of minquant._kernels: name -> (Cython wrapper, patterns of its C sources).
 EXTENSIONS = {
     "train": ("train.pyx", ["train_*.c"]),
+    "integer": ("integer.pyx", ["int_*.c", "gemm*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]),
 }
 
 # Every C file. Without contraction a float32 multiply-add rounds twice on every machine: equal integers.

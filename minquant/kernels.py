@@ -1,28 +1,213 @@
-"""The public face of the compiled kernels: what was built, with what, and what this machine offers.
+"""The public face of the compiled kernels: operations on codes, what was built, what is available.
 
     python -m minquant.kernels [--json]
+
+The operations are those of `minquant.intops`, which says what each means, computed by the instruction set
+that MINQUANT_ISA names or by the best of this machine. Without the compiled module they are `intops` itself.
+On every instruction set and at any number of threads the integers are the same.
+
+>>> import numpy as np
+>>> weights = pack_weights(np.array([[0, 3], [1, 2]], np.uint8), np.array([-2, -1, 0, 1], np.int8), 2)
+>>> matmul(np.array([[10, 100]], np.uint8), weights)
+array([[-120,   10]], dtype=int32)
 """
 import argparse
+import functools
 import importlib.machinery
 import json
+import math
+import os
 import pkgutil
 import platform
-import subprocess
 
-import numpy
+import numpy as np
 
-from . import __version__, _kernels
+from . import __version__, _kernels, intchecks, intops
+from .cpu import cpu_features
 
-# Instruction sets the kernels know: the name used here -> the word in /proc/cpuinfo, below the key of sysctl.
-CPU_FEATURES = {
-    "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512bw": "avx512bw", "avx512vnni": "avx512_vnni",
-    "avxvnni": "avx_vnni", "neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm",
-}
-MACOS_FEATURES = {
-    "avx2": "hw.optional.avx2_0", "fma": "hw.optional.fma", "avx512f": "hw.optional.avx512f",
-    "avx512bw": "hw.optional.avx512bw", "avx512vnni": "hw.optional.avx512vnni", "neon": "hw.optional.neon",
-    "dotprod": "hw.optional.arm.FEAT_DotProd", "i8mm": "hw.optional.arm.FEAT_I8MM",
-}
+# Below this many multiply-adds, or outputs of other operations, waking a thread (30 us) does not pay.
+SMALL_PRODUCT, SMALL_ARRAY = 1 << 26, 1 << 19
+
+_threads = _kernels.default_threads()
+
+
+@functools.cache
+def _compiled():
+    """The module of integer kernels or None."""
+    return _kernels.extension("integer")
+
+
+def isa():
+    """Instruction set of the integer kernels: MINQUANT_ISA, else the best of this machine; numpy without any.
+
+    Raises ValueError where MINQUANT_ISA names one that this machine or this build does not have.
+    """
+    return _chosen(os.environ.get("MINQUANT_ISA", ""), "MINQUANT_ISA")
+
+
+def _chosen(wanted, source):
+    """The instruction set `wanted`, or the best where it is empty."""
+    module = _compiled()
+    available = module.isas() if module else ["numpy"]
+    if wanted and wanted not in available:
+        raise ValueError(f"{source}={wanted!r} is not available; this machine and build have "
+                         f"{', '.join(available)}: choose one of them, or leave {source} empty")
+    return wanted or available[0]
+
+
+def _single_threaded():
+    """OpenMP's threads do not survive a fork, and waiting for them would hang the child."""
+    global _threads
+    _threads = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_single_threaded)
+
+
+def pack_bits(codes, bits):
+    """`intops.pack_bits`, compiled."""
+    codes = intchecks.checked_codes(codes, bits)
+    if _compiled() is None:
+        return intops.pack_bits(codes, bits)
+    stream = np.empty((codes.size * bits + 7) // 8, np.uint8)
+    _compiled().pack_bits(codes.ravel(), bits, stream)
+    return stream
+
+
+def unpack_bits(stream, bits, shape):
+    """`intops.unpack_bits`, compiled."""
+    stream = intchecks.checked_stream(stream, bits, shape)
+    if _compiled() is None:
+        return intops.unpack_bits(stream, bits, shape)
+    codes = np.empty(shape, np.uint8)
+    _compiled().unpack_bits(stream, bits, codes.reshape(-1))
+    return codes
+
+
+def pack_weights(codes, levels, bits, groups=1, isa=None):
+    """Weights in the layout of an instruction set: the active one unless `isa` names another.
+
+    codes: (K, N), or HWIO with groups; levels: int8, the level of each code. Raises as `intops.pack_weights`.
+    """
+    weights = intops.pack_weights(codes, levels, bits, groups)
+    active = _chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    if active == "numpy":
+        return weights
+    module, shape = _compiled(), weights.shape if len(weights.shape) == 4 else (1, 1, *weights.shape)
+    if 1 < groups == shape[3] and shape[2] == 1:
+        taps = weights.levels[weights.codes].reshape(-1, groups).astype(np.int16)
+        padded = np.pad(taps, ((0, 0), (0, -groups % module.BLOCK)))
+        return module.DepthwiseWeights(padded, taps.sum(0, dtype=np.int32), bits, shape, active)
+    return module.Weights(weights.codes.reshape(shape), weights.levels, bits, weights.shape, groups, active)
+
+
+def requantization(multiplier, offset, bits, direction=None, thresholds=None):
+    """How products of this module become codes; arguments and errors as in `intops.requantization`."""
+    q = intops.requantization(multiplier, offset, bits, direction, thresholds)
+    if isa() == "numpy":
+        return q
+    return _compiled().Requantization(q.multiplier, q.offset, (1 << bits) - 1, q.direction, q.thresholds)
+
+
+def _as_bytes(a, ndim):
+    """(a as uint8, whether it is int8); anything else is an error."""
+    kind = a.dtype.char
+    if (kind != "B" and kind != "b") or a.ndim != ndim:
+        raise ValueError(f"activations of type {a.dtype}, shape {a.shape}; give uint8 or int8 with "
+                         f"{ndim} axes")
+    return (a, False) if kind == "B" else (a.view(np.uint8), True)
+
+
+def _team(size, num_threads, small):
+    return (num_threads or _threads) if size >= small else 1
+
+
+def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
+    """`intops.matmul`: a (M, K) uint8 or int8 times packed weights, int32 (M, N) or uint8 codes.
+
+    Uses up to num_threads threads (default: the cores of this process, at most OMP_NUM_THREADS); one where
+    the product is small.
+    """
+    if type(weights) is intops.Weights:
+        return intops.matmul(a, weights, zero_point, requantization)
+    rows, signed = _as_bytes(a, 2)
+    if rows.strides[1] != 1:
+        rows = np.ascontiguousarray(rows)
+    out = np.empty((len(a), weights.shape[-1]), np.int32 if requantization is None else np.uint8)
+    threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT)
+    _compiled().matmul(rows, weights, out, zero_point, signed, requantization, threads)
+    return out
+
+
+def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, num_threads=None):
+    """`intops.conv2d`: x NHWC uint8 or int8, packed HWIO weights, int32 (N, OH, OW, O) or uint8 codes."""
+    if type(weights) is intops.Weights:
+        return intops.conv2d(x, weights, stride, padding, zero_point, requantization)
+    image, signed = _as_bytes(x, 4)
+    strides, pads, shape = intchecks.geometry(x.shape, weights.shape, weights.groups, stride, padding)
+    out = np.empty((*shape, weights.shape[3]), np.int32 if requantization is None else np.uint8)
+    module, (kh, kw, each, _) = _compiled(), weights.shape
+    if type(weights) is module.Weights:
+        run, threads = module.conv2d, _team(out.size * kh * kw * each, num_threads, SMALL_PRODUCT)
+    else:
+        run, threads = module.depthwise_conv2d, _team(out.size, num_threads, SMALL_ARRAY)
+    run(np.ascontiguousarray(image), weights, out, strides, (pads[0][0], pads[1][0]), zero_point, signed,
+        requantization, threads)
+    return out
+
+
+def max_pool2d(x, size, stride=None, padding=0, num_threads=None):
+    """`intops.max_pool2d`: the largest code of every window of NHWC."""
+    if _compiled() is None:
+        return intops.max_pool2d(x, size, stride, padding)
+    return _pool(x, size, stride, padding, None, num_threads, x.dtype)
+
+
+def average_pool2d(x, size, stride=None, padding=0, requantization=None, num_threads=None):
+    """`intops.average_pool2d`: the sum of every window of NHWC, int32 or uint8 codes."""
+    if _compiled() is None:
+        return intops.average_pool2d(x, size, stride, padding, requantization)
+    return _pool(x, size, stride, padding, requantization, num_threads)
+
+
+def _pool(x, size, stride, padding, requantization, num_threads, maximum_of=None):
+    image, signed = _as_bytes(x, 4)
+    size, strides, pads = intchecks.pool_geometry(x.shape, size, stride, padding)
+    shape = intchecks.geometry(x.shape, (*size, 1), x.shape[3], strides, pads)[2]
+    sums = np.int32 if requantization is None else np.uint8
+    out = np.empty((*shape, x.shape[3]), np.uint8 if maximum_of else sums)
+    threads = _team(out.size * size[0] * size[1], num_threads, SMALL_ARRAY)
+    _compiled().pool2d(np.ascontiguousarray(image), out, size, strides, (pads[0][0], pads[1][0]), signed,
+                       maximum_of is not None, requantization, threads, isa())
+    return out.view(maximum_of) if maximum_of else out
+
+
+def add(a, b, multiplier_a, multiplier_b, offset, bits, num_threads=None):
+    """`intops.add`: codes of a weighted sum of two arrays of codes (..., C), as in a residual block."""
+    if _compiled() is None:
+        return intops.add(a, b, multiplier_a, multiplier_b, offset, bits)
+    factors, module = intchecks.addition_factors(a, b, multiplier_a, multiplier_b, offset, bits), _compiled()
+    out = np.empty(a.shape, np.uint8)
+    if a.size:
+        factors = np.tile(factors, module.BLOCK // math.gcd(module.BLOCK, a.shape[-1]))
+        left, right = (np.ascontiguousarray(x).view(np.uint8).reshape(-1) for x in (a, b))
+        module.add(left, right, factors, (1 << bits) - 1, a.dtype == np.int8, b.dtype == np.int8,
+                   out.reshape(-1), _team(a.size, num_threads, SMALL_ARRAY), isa())
+    return out
+
+
+def quantize(x, requantization, num_threads=None):
+    """`intops.quantize`: the codes of float32 inputs (..., C)."""
+    if type(requantization) is intops.Requantization:
+        return intops.quantize(x, requantization)
+    if x.dtype != np.float32 or not x.ndim:
+        raise ValueError(f"x of type {x.dtype}, shape {x.shape}; give float32 with channels last")
+    out = np.empty(x.shape, np.uint8)
+    rows = np.ascontiguousarray(x).reshape(-1, max(1, x.shape[-1]))
+    threads = _team(x.size, num_threads, SMALL_ARRAY)
+    _compiled().quantize(rows, requantization, out.reshape(rows.shape), threads, isa())
+    return out
 
 
 def info():
@@ -37,10 +222,11 @@ def info():
     """
     build = _kernels.build_info()
     states = {name: _state(name) for name in sorted({*build.get("extensions", ()), *_modules()})}
+    module = None if _kernels.switched_off() or states.get("integer") != "ready" else _compiled()
     return {
         "version": __version__,
         "python": platform.python_version(),
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "in_use": "ready" in states.values(),
         "switched_off": _kernels.switched_off(),
@@ -48,22 +234,10 @@ def info():
         "openmp": build.get("openmp", False),
         "threads": _kernels.default_threads(),
         "cpu": cpu_features(),
+        "isa": {"active": isa() if module else "numpy", "available": module.isas() if module else [],
+                "built": module.built() if module else []},
         "build": build,
     }
-
-
-def cpu_features():
-    """Those of the instruction sets in CPU_FEATURES that the operating system reports, in that order."""
-    if platform.system() == "Darwin":
-        keys = subprocess.run(["sysctl", "hw.optional"], capture_output=True, text=True).stdout
-        present = {line.partition(":")[0] for line in keys.splitlines() if line.endswith(": 1")}
-        return [name for name, key in MACOS_FEATURES.items() if key in present]
-    try:
-        with open("/proc/cpuinfo") as lines:
-            words = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    except OSError:
-        return []
-    return [name for name, word in CPU_FEATURES.items() if word in words]
 
 
 def _modules():
@@ -82,12 +256,18 @@ def _state(name):
         return str(error)
 
 
+def _choice(facts):
+    """The instruction set in use and the others that are there."""
+    others = [name for name in facts["available"] if name != facts["active"]]
+    return facts["active"] + (f" (MINQUANT_ISA chooses; also here: {', '.join(others)})" if others else "")
+
+
 def _table(facts):
     """The lines that `python -m minquant.kernels` prints."""
     build = facts["build"]
     rows = [("minquant", facts["version"]), ("python, numpy", f"{facts['python']}, {facts['numpy']}"),
             ("machine", facts["machine"]), ("instruction sets", " ".join(facts["cpu"]) or "none recognised"),
-            ("threads", str(facts["threads"]))]
+            ("threads", str(facts["threads"])), ("integer kernels", _choice(facts["isa"]))]
     rows += [(f"extension {name}", state) for name, state in facts["extensions"].items()]
     if not facts["in_use"]:
         can_build = not build and not facts["switched_off"]

@@ -48,7 +48,7 @@ def test_the_main_job_runs_as_written_and_prints_what_the_readme_says(tmp_path):
     assert (folder / "report.json").is_file() and (folder / "plots" / "weights.png").is_file()
 
 
-NAMED = re.findall(r"(?:\]\(|`)((?:minquant|tests|results|tutorials)/[\w./-]*|CONTRIBUTING\.md|LICENSE)", TEXT)
+NAMED = re.findall(r"(?:\]\(|`)((?:minquant|tests|results|tools|tutorials)/[\w./-]*|CONTRIBUTING\.md|LICENSE)", TEXT)
 
 
 @pytest.mark.parametrize("path", sorted(set(NAMED)))

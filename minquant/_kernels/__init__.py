@@ -13,11 +13,14 @@ HERE = Path(__file__).parent
 def extension(name):
     """The compiled module `name`, or None where it was not built or MINQUANT_NO_EXTENSIONS=1 asks for NumPy.
 
+    Idle OpenMP threads sleep unless the environment says otherwise: spinning, they starve other processes.
     Raises ImportError where the module was built and cannot be loaded: falling back would only be slow.
     """
     if switched_off():
         return None
     full = f"{__name__}.{name}"
+    waiting = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when the OpenMP library is loaded
     try:
         return importlib.import_module(full)
     except ModuleNotFoundError as error:
@@ -27,6 +30,9 @@ def extension(name):
     except ImportError as error:
         raise ImportError(f"compiled kernels {full!r} cannot be loaded ({error}); build them again with "
                           "'pip install .', or set MINQUANT_NO_EXTENSIONS=1 to run in NumPy") from error
+    finally:
+        if waiting is None:
+            del os.environ["OMP_WAIT_POLICY"]
 
 
 def switched_off():

@@ -7,7 +7,8 @@ import sys
 from ..threads import set_threads
 
 # Sub-command -> what it measures; the module of the same name in this folder does it.
-COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyTorch where that is installed"}
+COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyTorch where that is installed",
+            "kernels": "integer kernels: time and rate by shape, width and instruction set, beside onnxruntime"}
 
 
 def main(argv=None):

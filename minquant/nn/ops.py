@@ -13,7 +13,6 @@ array([[4., 6., 4.],
        [4., 6., 4.]], dtype=float32)
 """
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -32,18 +31,7 @@ SMALL_PRODUCT, SMALL_ARRAY = 1 << 20, 1 << 16
 LARGEST_WINDOW = 16  # positions of a pooling window are stored in a byte
 
 
-def _load():
-    """The compiled module or None. Its idle OpenMP threads sleep: spinning, they starve other processes."""
-    name, before = "OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault(name, "PASSIVE")  # read once, when the OpenMP library is loaded
-    try:
-        return _kernels.extension("train")
-    finally:
-        if before is None:
-            del os.environ[name]
-
-
-_train = _load()
+_train = _kernels.extension("train")
 _threads = _kernels.default_threads()
 
 

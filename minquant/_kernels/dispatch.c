@@ -1,0 +1,96 @@
+/* Chooses among the instruction sets; computes nothing. */
+#include "int_isa.h"
+#include <string.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#define CPU_HAS(feature) __builtin_cpu_supports(feature)
+#else
+#define CPU_HAS(feature) 0
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#define HAS_DOTPROD (getauxval(AT_HWCAP) >> 20 & 1)
+#define HAS_I8MM (getauxval(AT_HWCAP2) >> 13 & 1)
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+static int system_has(const char *name)
+{
+    int value = 0;
+    size_t size = sizeof value;
+    return !sysctlbyname(name, &value, &size, NULL, 0) && value;
+}
+#define HAS_DOTPROD system_has("hw.optional.arm.FEAT_DotProd")
+#define HAS_I8MM system_has("hw.optional.arm.FEAT_I8MM")
+#else
+#define HAS_DOTPROD 0
+#define HAS_I8MM 0
+#endif
+
+/* Best first. */
+#define CANDIDATES 6
+static const int_isa *candidate(int index, int *present)
+{
+    switch (index) {
+    case 0:
+        *present = CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512vl") && CPU_HAS("avx512vnni");
+        return int_isa_avx512vnni;
+    case 1:
+        *present = CPU_HAS("avx2") != 0;
+        return int_isa_avx2;
+    case 2:
+        *present = HAS_I8MM;
+        return int_isa_neon_i8mm;
+    case 3:
+        *present = HAS_DOTPROD;
+        return int_isa_neon_dotprod;
+    case 4:
+        *present = 1; /* part of every 64-bit ARM processor */
+        return int_isa_neon;
+    default:
+        *present = 1;
+        return int_isa_generic;
+    }
+}
+
+const int_isa *int_isa_at(int index)
+{
+    for (int i = 0; i < CANDIDATES; i++) {
+        int present;
+        const int_isa *isa = candidate(i, &present);
+        if (isa && present && index-- == 0)
+            return isa;
+    }
+    return NULL;
+}
+
+const char *int_isa_built(int index)
+{
+    for (int i = 0; i < CANDIDATES; i++) {
+        int present;
+        const int_isa *isa = candidate(i, &present);
+        if (isa && index-- == 0)
+            return isa->name;
+    }
+    return NULL;
+}
+
+const int_isa *int_isa_find(const char *name)
+{
+    const int_isa *isa;
+    for (int i = 0; (isa = int_isa_at(i)); i++)
+        if (!strcmp(isa->name, name))
+            return isa;
+    return NULL;
+}
+
+const char *int_isa_name(const int_isa *isa) { return isa->name; }
+
+int int_has_openmp(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}

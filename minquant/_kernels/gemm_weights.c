@@ -1,0 +1,125 @@
+/* Weights: from codes to the panels of one instruction set (int_isa.h draws the layout). */
+#include "int_isa.h"
+#include <stdlib.h>
+#include <string.h>
+
+void *int_alloc(size_t bytes)
+{
+    void *memory;
+    return posix_memalign(&memory, 64, bytes + 64)
+               ? NULL
+               : memory; /* loads of whole vectors end past the last byte */
+}
+
+void int_free(void *memory) { free(memory); }
+
+/* A code whose level is 0, for the padding behind a segment; -1 where the table of 2^bits entries has none.
+ */
+static int zero_code(int bits, int used, const int8_t *levels)
+{
+    for (int code = 0; code < used; code++)
+        if (levels[code] == 0)
+            return code;
+    return used < 1 << bits ? used : -1;
+}
+
+/* Codes along k that a whole vector of the panel holds: segments are padded to a multiple of it. */
+static int step(const int_isa *isa, int bits, int width)
+{
+    int codes = isa->vector * (8 / bits) / width;
+    return codes > isa->group ? codes : isa->group;
+}
+
+/* The fewest stored bits (2, 4 or 8) that take the codes and, where segments are padded, a code of level 0.
+ */
+static int choose_layout(int_weights *w, int bits, const int8_t *levels)
+{
+    int used = 1 << bits, narrow_panel = int_panel_width(w, int_panels(w) - 1) == w->isa->narrow;
+    for (int stored = 2; stored < 8; stored *= 2) {
+        int to = step(w->isa, stored, narrow_panel ? w->isa->narrow : w->isa->columns);
+        w->padded = int_up(w->length, to);
+        w->bits = stored;
+        if (bits <= stored && (w->padded == w->length || zero_code(stored, used, levels) >= 0)) {
+            memcpy(w->table, levels, (size_t)used);
+            return w->padded == w->length ? 0 : zero_code(stored, used, levels);
+        }
+    }
+    w->padded = int_up(w->length, step(w->isa, 8, w->isa->columns));
+    w->bits = 8;
+    return 0; /* stored codes of 8 bits are levels */
+}
+
+/* Write one panel: column c of it holds column `first + c` of the codes, or the padding beyond the last. */
+static void pack_panel(const int_weights *w, const uint8_t *codes, const int8_t *levels, int first, int width,
+                       int pad, uint8_t *to)
+{
+    const int_isa *isa = w->isa;
+    int per_byte = 8 / w->bits, block = isa->vector * per_byte;
+    for (int k = 0; k < w->segments * w->padded; k++) {
+        int segment = k / w->padded, inner = k % w->padded;
+        for (int c = 0; c < width; c++) {
+            int code = pad, n = first + c;
+            if (inner < w->length && n < w->columns) {
+                code = codes[((size_t)segment * (size_t)w->length + (size_t)inner) * (size_t)w->columns +
+                             (size_t)n];
+                code = w->bits == 8 ? (uint8_t)levels[code] : code;
+            }
+            size_t place = ((size_t)(k / isa->group) * (size_t)width + (size_t)c) * (size_t)isa->group +
+                           (size_t)(k % isa->group);
+            int rest = (int)(place % (size_t)block);
+            size_t byte = place / (size_t)block * (size_t)isa->vector + (size_t)(rest % isa->vector);
+            to[byte] = (uint8_t)(to[byte] | code << w->bits * (rest / isa->vector));
+        }
+    }
+}
+
+static void sum_columns(int_weights *w, const uint8_t *codes, const int8_t *levels)
+{
+    for (int k = 0; k < w->segments * w->length; k++)
+        for (int n = 0; n < w->columns; n++) {
+            int level = levels[codes[(size_t)k * (size_t)w->columns + (size_t)n]];
+            w->sums[n] += level;
+            w->largest = abs(level) > w->largest ? abs(level) : w->largest;
+        }
+    w->wide = w->largest > w->isa->largest_bytes;
+}
+
+int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length, int columns,
+                             int bits, const int8_t *levels)
+{
+    int_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    *w = (int_weights){.isa = isa, .segments = segments, .length = length, .columns = columns};
+    int pad = choose_layout(w, bits, levels);
+    size_t bytes = 0;
+    for (int p = 0; p < int_panels(w); p++)
+        bytes += int_panel_codes(w, int_panel_width(w, p)) * (size_t)w->bits / 8;
+    w->bytes = bytes;
+    w->panels = int_alloc(bytes);
+    w->sums = calloc((size_t)int_up(columns + 1, INT_MAX_COLUMNS), sizeof *w->sums);
+    if (!w->panels || !w->sums) {
+        int_weights_free(w);
+        return NULL;
+    }
+    memset(w->panels, 0, bytes + 64);
+    sum_columns(w, codes, levels);
+    uint8_t *to = w->panels;
+    for (int p = 0; p < int_panels(w); p++) {
+        int width = int_panel_width(w, p);
+        pack_panel(w, codes, levels, p * isa->columns, width, pad, to);
+        to += int_panel_codes(w, width) * (size_t)w->bits / 8;
+    }
+    return w;
+}
+
+void int_weights_free(int_weights *w)
+{
+    if (w) {
+        int_free(w->panels);
+        free(w->sums);
+    }
+    free(w);
+}
+
+size_t int_weights_bytes(const int_weights *w) { return w->bytes; }

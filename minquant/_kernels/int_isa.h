@@ -1,0 +1,103 @@
+/* What one instruction set provides, and what it is handed: the only thing the files named after one
+ * implement. */
+#ifndef MINQUANT_INT_ISA_H
+#define MINQUANT_INT_ISA_H
+#include "int.h"
+
+/* One tile of a product: `rows` rows of activations times one panel of weights. */
+typedef struct {
+    const uint8_t *a;           /* first row */
+    ptrdiff_t row;              /* bytes between rows */
+    const ptrdiff_t *offsets;   /* where each segment of a row begins */
+    int segments, groups;       /* groups of consecutive k per segment that are read */
+    const void *w;              /* panel of codes of `bits` bits, or decoded: 8 is int8, 16 is int16 */
+    ptrdiff_t segment_bytes;    /* of the panel */
+    const int_weights *weights; /* its table, its largest level */
+    const int32_t *start;       /* per column, added to the sums */
+    int bits, rows, columns;
+    const int_requantization *q; /* already at the first column of the panel; NULL: int32 */
+    void *out;
+    ptrdiff_t out_row; /* elements */
+} int_tile;
+
+/* A depthwise kernel: `count` taps, at byte offsets from the first input of an output pixel. */
+typedef struct {
+    const int16_t *levels; /* count x pitch */
+    const ptrdiff_t *offsets;
+    const int32_t *start;       /* per channel, added to the sums */
+    int count, channels, pitch; /* pitch: channels up to a whole number of vectors */
+} int_taps;
+
+/* The operations that are loops over channels (ops_loops.h); `place`: elements of out before the pixel. */
+typedef struct {
+    void (*depthwise)(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
+                      const int_requantization *q, void *out, ptrdiff_t place);
+    void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
+    void (*add_pixel)(const uint8_t *x, int channels, int is_signed, int32_t *sums);
+    void (*finish)(const int_requantization *q, const int32_t *acc, int channels, void *out, ptrdiff_t place);
+    /* Elements from .. end of a run whose factors repeat every `period` elements, a multiple of INT_BLOCK. */
+    void (*add)(const int_addition *s, ptrdiff_t from, ptrdiff_t end, int period, const uint8_t *a,
+                const uint8_t *b, uint8_t *to);
+    void (*quantize)(const int_requantization *q, ptrdiff_t from, ptrdiff_t end, int period, const float *x,
+                     uint8_t *to);
+} int_loops;
+
+extern const int_loops *const int_loops_generic, *const int_loops_avx2, *const int_loops_avx512vnni;
+
+/* A panel holds `columns` output channels of all K in the order [K / group][columns][group]; the last panel
+ * is `narrow` wide where that many suffice. Codes of 4 or 2 bits share bytes with codes `vector` bytes later:
+ *
+ *   2 bits, byte j of a block:   | code[3 V + j] | code[2 V + j] | code[V + j] | code[j] |   V = vector
+ *                          bit    7           6   5           4   3         2   1     0
+ *
+ * so that one load, shift and mask give V codes in order. */
+struct int_isa {
+    const char *name;
+    int rows; /* most rows of a tile */
+    int columns, narrow, group, vector;
+    int fused_rows;    /* up to so many rows, codes are decoded in registers, beyond in a buffer */
+    int centre;        /* activations are read as a - centre: 128 where the kernel takes int8, else 0 */
+    int largest_bytes; /* levels beyond +-this need panels of int16 (-1: always, 128: never) */
+    void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
+    void (*tile)(const int_tile *t);
+    const int_loops *const *loops;
+};
+
+struct int_weights {
+    const int_isa *isa;
+    int segments, length, padded, columns; /* padded: length of a segment with zeros behind it */
+    int bits;                              /* 2, 4 or 8: of a stored code */
+    int largest;                           /* greatest magnitude of a level */
+    int wide;                              /* decoded panels are int16 */
+    int8_t table[16];                      /* level of a stored code; 8-bit codes are their levels */
+    uint8_t *panels;
+    size_t bytes;
+    int32_t *sums; /* per column: sum of the levels */
+};
+
+/* Provided by the file of each instruction set; NULL where the compiler could not build it. */
+extern const int_isa *const int_isa_generic, *const int_isa_avx2, *const int_isa_avx512vnni;
+extern const int_isa *const int_isa_neon, *const int_isa_neon_dotprod, *const int_isa_neon_i8mm;
+
+static inline int int_min(int a, int b) { return a < b ? a : b; }
+static inline int int_up(int a, int to) { return (a + to - 1) / to * to; }
+
+/* 64-byte aligned memory for a vector kernel; freed by int_free. */
+void *int_alloc(size_t bytes);
+void int_free(void *memory);
+
+/* Columns and place of panel p; how a thread team shares it out. */
+static inline int int_panels(const int_weights *w)
+{
+    return (w->columns + w->isa->columns - 1) / w->isa->columns;
+}
+static inline int int_panel_width(const int_weights *w, int p)
+{
+    return w->columns - p * w->isa->columns <= w->isa->narrow ? w->isa->narrow : w->isa->columns;
+}
+static inline size_t int_panel_codes(const int_weights *w, int width)
+{
+    return (size_t)w->segments * (size_t)w->padded * (size_t)width;
+}
+
+#endif

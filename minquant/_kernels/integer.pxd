@@ -1,0 +1,57 @@
+# The C functions that integer.pyx wraps.
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t
+
+cdef extern from "int.h" nogil:
+    int INT_MAX_K, INT_MAX_COLUMNS, INT_MAX_TAPS, INT_BLOCK
+    ctypedef struct int_isa:
+        pass
+    ctypedef struct int_weights:
+        pass
+    ctypedef struct int_requantization:
+        const float *multiplier
+        const float *offset
+        const int8_t *direction
+        const int32_t *thresholds
+        int steps, top
+    ctypedef struct int_options:
+        int zero_point, is_signed, threads
+        const int_requantization *q
+    ctypedef struct int_window:
+        int images, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left
+        int out_h, out_w, groups, columns
+    const int_isa *int_isa_at(int index)
+    const char *int_isa_built(int index)
+    const int_isa *int_isa_find(const char *name)
+    const char *int_isa_name(const int_isa *isa)
+    int int_has_openmp()
+    void int_pack_bits(const uint8_t *codes, size_t count, int bits, uint8_t *stream)
+    void int_unpack_bits(const uint8_t *stream, size_t count, int bits, uint8_t *codes)
+    int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length,
+                                 int columns, int bits, const int8_t *levels)
+    void int_weights_free(int_weights *w)
+    size_t int_weights_bytes(const int_weights *w)
+    void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to)
+    int int_gemm(const int_weights *w, int m, const uint8_t *a, Py_ssize_t row, void *out, Py_ssize_t out_row,
+                 const int_options *options)
+    int int_conv(const int_window *s, int_weights **w, const uint8_t *x, void *out,
+                 const int_options *options)
+    void int_conv_segments(const int_window *s, int *segments, int *length)
+    ctypedef struct int_addition:
+        const float *multiplier_a
+        const float *multiplier_b
+        const float *offset
+        int top, signed_a, signed_b
+    int int_depthwise(const int_isa *isa, const int_window *s, const int16_t *levels, const int32_t *sums,
+                      const uint8_t *x, void *out, const int_options *options)
+    int int_max_pool(const int_isa *isa, const int_window *s, const uint8_t *x, uint8_t *out,
+                     const int_options *options)
+    int int_sum_pool(const int_isa *isa, const int_window *s, const uint8_t *x, void *out,
+                     const int_options *options)
+    void int_add(const int_isa *isa, const int_addition *s, Py_ssize_t count, int period, const uint8_t *a,
+                 const uint8_t *b, uint8_t *out, int threads)
+    void int_quantize(const int_isa *isa, const int_requantization *q, Py_ssize_t count, int period,
+                      const float *x, uint8_t *out, int threads)
+    void int_gemm_naive(int m, int k, int n, const uint8_t *a, Py_ssize_t row, const uint8_t *codes,
+                        const int8_t *levels, int32_t *out, const int_options *options)
+    void int_conv_naive(const int_window *s, const uint8_t *x, const uint8_t *codes, const int8_t *levels,
+                        int32_t *out, const int_options *options)

@@ -1,0 +1,52 @@
+/* Pooling, addition, quantization and depthwise convolution in AVX2. */
+#include "int_isa.h"
+#ifdef __AVX2__
+#include <immintrin.h>
+
+#define BLOCK 8
+typedef __m256i ints;
+typedef __m256 floats;
+
+static inline ints load_codes(const uint8_t *x)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)x));
+}
+static inline ints load_ints(const int32_t *x) { return _mm256_loadu_si256((const void *)x); }
+static inline floats load_floats(const float *x) { return _mm256_loadu_ps(x); }
+static inline void store_ints(int32_t *to, ints x) { _mm256_storeu_si256((__m256i *)(void *)to, x); }
+
+static inline ints load_words(const int16_t *x)
+{
+    return _mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)x));
+}
+
+/* The upper halves of x are 0, so of each pair of int16 products only the lower counts. */
+static inline ints multiply_add(ints acc, ints x, ints w)
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w));
+}
+
+static inline ints turn(ints x)
+{
+    ints top = _mm256_set1_epi32(128);
+    return _mm256_sub_epi32(_mm256_xor_si256(x, top), top);
+}
+
+static inline floats scale_floats(floats y, const float *m) { return _mm256_mul_ps(y, load_floats(m)); }
+static inline floats scale(ints x, const float *m) { return scale_floats(_mm256_cvtepi32_ps(x), m); }
+static inline floats plus(floats y, floats z) { return _mm256_add_ps(y, z); }
+
+/* max gives its second operand where the first is not a number */
+static inline void store_codes(uint8_t *to, floats y, float top)
+{
+    y = _mm256_min_ps(_mm256_max_ps(y, _mm256_setzero_ps()), _mm256_set1_ps(top));
+    ints codes = _mm256_cvtps_epi32(_mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm_storel_epi64((__m128i *)(void *)to, _mm_packus_epi16(words, words));
+}
+
+#include "ops_loops.h"
+const int_loops *const int_loops_avx2 = &loops;
+#else
+const int_loops *const int_loops_avx2 = NULL;
+#endif

@@ -1,0 +1,51 @@
+/* Pooling, addition, quantization and depthwise convolution in AVX-512. */
+#include "int_isa.h"
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+#define BLOCK 16
+typedef __m512i ints;
+typedef __m512 floats;
+
+static inline ints load_codes(const uint8_t *x)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)x));
+}
+static inline ints load_ints(const int32_t *x) { return _mm512_loadu_si512(x); }
+static inline floats load_floats(const float *x) { return _mm512_loadu_ps(x); }
+static inline void store_ints(int32_t *to, ints x) { _mm512_storeu_si512(to, x); }
+
+static inline ints load_words(const int16_t *x)
+{
+    return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const void *)x));
+}
+
+/* The upper halves of x are 0, so of each pair of int16 products only the lower counts. */
+static inline ints multiply_add(ints acc, ints x, ints w)
+{
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(x, w));
+}
+
+static inline ints turn(ints x)
+{
+    ints top = _mm512_set1_epi32(128);
+    return _mm512_sub_epi32(_mm512_xor_si512(x, top), top);
+}
+
+static inline floats scale_floats(floats y, const float *m) { return _mm512_mul_ps(y, load_floats(m)); }
+static inline floats scale(ints x, const float *m) { return scale_floats(_mm512_cvtepi32_ps(x), m); }
+static inline floats plus(floats y, floats z) { return _mm512_add_ps(y, z); }
+
+/* max gives its second operand where the first is not a number */
+static inline void store_codes(uint8_t *to, floats y, float top)
+{
+    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(top));
+    ints codes = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(codes));
+}
+
+#include "ops_loops.h"
+const int_loops *const int_loops_avx512vnni = &loops;
+#else
+const int_loops *const int_loops_avx512vnni = NULL;
+#endif

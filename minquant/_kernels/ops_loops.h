@@ -1,0 +1,148 @@
+/* The operations without products of matrices, as loops over channels. The file of each instruction set
+ * includes this one after it has defined vectors of BLOCK channels (BLOCK is a power of 2, at most 16):
+ *
+ *   ints, floats                         BLOCK lanes of int32 and of float32
+ *   load_codes, load_words, load_ints    ints from uint8, int16, int32; store_ints
+ *   load_floats                          floats from float32
+ *   multiply_add(acc, x, w)              acc + x * w of codes x and words w
+ *   turn(x)                              (x ^ 128) - 128: int8 read as uint8
+ *   scale(x, m), scale_floats(y, m)      float(x) * m and y * m, m from float32
+ *   plus(y, z)                           y + z, rounded by itself
+ *   store_codes(to, y, top)              uint8 of clip(rint(y), 0, top), half to even, not-a-number to 0
+ */
+#include <string.h>
+
+#define PIXELS 4
+
+/* Sums of the channels first .. first + n: as they are, or as codes. Requantizations are padded, so whole
+ * vectors of their factors may be read. */
+static inline void write_block(const int_requantization *q, ints acc, int first, int n, void *out,
+                               ptrdiff_t place)
+{
+    int32_t sums[BLOCK];
+    uint8_t codes[BLOCK], *to = (uint8_t *)out + place + first;
+    if (q && !q->direction) {
+        floats y = plus(scale(acc, q->multiplier + first), load_floats(q->offset + first));
+        store_codes(n == BLOCK ? to : codes, y, (float)q->top);
+        if (n < BLOCK)
+            memcpy(to, codes, (size_t)n);
+        return;
+    }
+    store_ints(sums, acc);
+    if (q)
+        int_requantize(q, sums, first, n, to);
+    else
+        memcpy((int32_t *)out + place + first, sums, (size_t)n * sizeof *sums);
+}
+
+/* One block of channels of `pixels` outputs side by side: they share the levels, and their sums do not wait
+ * for one another. */
+static inline void depthwise_block(const int_taps *t, int first, int n, const int pixels, const uint8_t *x,
+                                   ptrdiff_t step, const int_requantization *q, void *out, ptrdiff_t place)
+{
+    const int16_t *w = t->levels + first;
+    ints acc[PIXELS];
+    for (int i = 0; i < pixels; i++)
+        acc[i] = load_ints(t->start + first);
+    for (int tap = 0; tap < t->count; tap++, w += t->pitch) {
+        const uint8_t *from = x + t->offsets[tap] + first;
+        ints levels = load_words(w);
+#pragma GCC unroll 4
+        for (int i = 0; i < pixels; i++)
+            acc[i] = multiply_add(acc[i], load_codes(from + i * step), levels);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < pixels; i++)
+        write_block(q, acc[i], first, n, out, place + i * t->channels);
+}
+
+static void depthwise(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
+                      const int_requantization *q, void *out, ptrdiff_t place)
+{
+    for (int first = 0; first < t->channels; first += BLOCK) {
+        int n = int_min(BLOCK, t->channels - first), i = 0;
+        for (; i + PIXELS <= pixels; i += PIXELS)
+            depthwise_block(t, first, n, PIXELS, x + i * step, step, q, out, place + i * t->channels);
+        for (; i < pixels; i++)
+            depthwise_block(t, first, n, 1, x + i * step, step, q, out, place + i * t->channels);
+    }
+}
+
+/* to[c] = the larger; flip is 128 for int8, whose order is that of uint8 with the top bit turned round */
+static void maximum(const uint8_t *restrict x, int channels, int flip, uint8_t *restrict to)
+{
+    for (int c = 0; c < channels; c++) {
+        uint8_t a = (uint8_t)(x[c] ^ flip), b = (uint8_t)(to[c] ^ flip);
+        to[c] = (uint8_t)((a > b ? a : b) ^ flip);
+    }
+}
+
+static void add_pixel(const uint8_t *restrict x, int channels, int is_signed, int32_t *restrict sums)
+{
+    for (int c = 0; c < channels; c++)
+        sums[c] += (x[c] ^ (is_signed ? 128 : 0)) - (is_signed ? 128 : 0);
+}
+
+static void finish(const int_requantization *q, const int32_t *acc, int channels, void *out, ptrdiff_t place)
+{
+    for (int first = 0; first < channels; first += BLOCK)
+        write_block(q, load_ints(acc + first), first, int_min(BLOCK, channels - first), out, place);
+}
+
+static inline void add_block(const int_addition *s, const uint8_t *a, const uint8_t *b, int channel,
+                             uint8_t *to)
+{
+    ints left = load_codes(a), right = load_codes(b);
+    if (s->signed_a)
+        left = turn(left);
+    if (s->signed_b)
+        right = turn(right);
+    floats y = plus(scale(left, s->multiplier_a + channel), scale(right, s->multiplier_b + channel));
+    store_codes(to, plus(y, load_floats(s->offset + channel)), (float)s->top);
+}
+
+/* Elements from..to of a run whose factors repeat after `period` elements, a multiple of BLOCK. */
+static void add(const int_addition *s, ptrdiff_t from, ptrdiff_t end, int period, const uint8_t *a,
+                const uint8_t *b, uint8_t *to)
+{
+    uint8_t left[BLOCK] = {0}, right[BLOCK] = {0}, codes[BLOCK];
+    for (int channel = (int)(from % period); from + BLOCK <= end; from += BLOCK) {
+        add_block(s, a + from, b + from, channel, to + from);
+        channel = channel + BLOCK == period ? 0 : channel + BLOCK;
+    }
+    if (from < end) {
+        memcpy(left, a + from, (size_t)(end - from));
+        memcpy(right, b + from, (size_t)(end - from));
+        add_block(s, left, right, (int)(from % period), codes);
+        memcpy(to + from, codes, (size_t)(end - from));
+    }
+}
+
+static inline void quantize_block(const int_requantization *q, const float *x, int channel, uint8_t *to)
+{
+    floats y = scale_floats(load_floats(x), q->multiplier + channel);
+    store_codes(to, plus(y, load_floats(q->offset + channel)), (float)q->top);
+}
+
+static void quantize(const int_requantization *q, ptrdiff_t from, ptrdiff_t end, int period, const float *x,
+                     uint8_t *to)
+{
+    float rest[BLOCK] = {0};
+    uint8_t codes[BLOCK];
+    for (int channel = (int)(from % period); from + BLOCK <= end; from += BLOCK) {
+        quantize_block(q, x + from, channel, to + from);
+        channel = channel + BLOCK == period ? 0 : channel + BLOCK;
+    }
+    if (from < end) {
+        memcpy(rest, x + from, (size_t)(end - from) * sizeof *x);
+        quantize_block(q, rest, (int)(from % period), codes);
+        memcpy(to + from, codes, (size_t)(end - from));
+    }
+}
+
+static const int_loops loops = {.depthwise = depthwise,
+                                .maximum = maximum,
+                                .add_pixel = add_pixel,
+                                .finish = finish,
+                                .add = add,
+                                .quantize = quantize};

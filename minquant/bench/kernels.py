@@ -1,0 +1,154 @@
+"""python -m minquant.bench kernels: integer kernels by shape, width and instruction set, beside their peers.
+
+A product is one with requantization to 8-bit codes, called from Python. Compared are NumPy's float32 matmul
+(of the im2col matrix, for a convolution) and, where installed, onnxruntime with its quantized operators.
+"""
+
+import json
+import platform
+
+import numpy as np
+
+from .. import kernels
+from ..summary import table
+from .timing import interleaved, summary
+
+PRODUCTS = "1x512x512,1x4096x4096,64x576x64,256x1152x128,1024x576x64"
+# height = width, input channels, output channels, stride: the 3 x 3 convolutions of ResNet-20 and VGG-7
+CONVOLUTIONS = ("32x3x16x1,32x16x16x1,32x16x32x2,16x32x32x1,16x32x64x2,8x64x64x1,"
+                "32x3x64x1,32x64x64x1,16x64x128x1,16x128x128x1,8x128x256x1,8x256x256x1")
+
+
+def add_arguments(parser):
+    """The flags of `bench kernels`."""
+    parser.add_argument("--products", default=PRODUCTS, metavar="MxKxN,..",
+                        help="matrix products (default: %(default)s)")
+    parser.add_argument("--convolutions", default=CONVOLUTIONS, metavar="HxCxOxS,..",
+                        help="3 x 3 convolutions of H x H x C, stride S (default: ResNet-20 and VGG-7)")
+    parser.add_argument("--bits", default="8,4,2", metavar="A,B", help="of weights (default: %(default)s)")
+    parser.add_argument("--isa", default="", metavar="A,B",
+                        help="instruction sets, or all (default: the one in use)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of 0.1 s (default: 5)")
+    parser.add_argument("--no-loops", action="store_true",
+                        help="leave out depthwise convolution, pooling and addition")
+    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime out")
+
+
+def run(arguments):
+    """Measure and print; return the exit status."""
+    threads = arguments.threads or kernels.info()["threads"]
+    isas = kernels.info()["isa"]["available"] if arguments.isa == "all" else arguments.isa.split(",")
+    isas = [isa or kernels.isa() for isa in isas]
+    widths = [int(bits) for bits in arguments.bits.split(",")]
+    rng = np.random.default_rng(0)
+    cases = [product(text, rng) for text in filter(None, arguments.products.split(","))]
+    cases += [convolution(text, rng) for text in filter(None, arguments.convolutions.split(","))]
+    rows = []
+    for case in cases:
+        contestants = {**ours(case, isas, widths, threads), **peers(case, threads, arguments.no_peers)}
+        calls = {name: each["run"] for name, each in contestants.items()}
+        times = summary(interleaved(calls, arguments.repeats))
+        rows += [row(case, name, contestants, times) for name in contestants]
+    loops = [] if arguments.no_loops else loop_rows(arguments.repeats, threads, rng)
+    facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
+             "threads": threads, "isa": kernels.info()["isa"], "rows": rows, "loops": loops}
+    print(json.dumps(facts, indent=1) if arguments.json else show(facts))
+    return 0
+
+
+def numbers(text, count):
+    """The `count` positive integers of AxBxC."""
+    parts = text.split("x")
+    if len(parts) != count or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"{text!r} is not {count} positive integers with x between them")
+    return [int(part) for part in parts]
+
+
+def product(text, rng):
+    """A matrix product M x K x N."""
+    m, k, n = numbers(text, 3)
+    a = rng.integers(0, 256, (m, k)).astype(np.uint8)
+    return {"what": "matmul", "shape": text, "x": a, "w_shape": (k, n), "products": m * k * n, "rows": a,
+            "call": lambda w, q, threads: kernels.matmul(a, w, 0, q, threads)}
+
+
+def convolution(text, rng):
+    """A 3 x 3 convolution with padding 1."""
+    h, c, o, stride = numbers(text, 4)
+    x = rng.integers(0, 256, (1, h, h, c)).astype(np.uint8)
+    out = (h - 1) // stride + 1
+    return {"what": "conv 3x3", "shape": text, "x": x, "w_shape": (3, 3, c, o),
+            "products": out * out * 9 * c * o, "rows": np.zeros((out * out, 9 * c), np.uint8),
+            "stride": stride,
+            "call": lambda w, q, threads: kernels.conv2d(x, w, stride, 1, 0, q, threads)}
+
+
+def ours(case, isas, widths, threads):
+    """{name: contestant} of our kernels; uniform grids take the path of codebooks, at the same cost."""
+    rng, found = np.random.default_rng(1), {}
+    channels = case["w_shape"][-1]
+    q = kernels.requantization(np.full(channels, 2.0**-12), np.full(channels, 128.0), 8)
+    for isa in isas:
+        for bits in widths:
+            codes = rng.integers(0, 1 << bits, case["w_shape"]).astype(np.uint8)
+            levels = np.arange(1 << bits) - (1 << bits - 1)
+            w = kernels.pack_weights(codes, levels, bits, isa=isa)
+            found[f"{isa} {bits}-bit"] = {
+                "run": lambda w=w: case["call"](w, q, threads), "bytes": w.nbytes, "isa": isa, "bits": bits}
+    return found
+
+
+def peers(case, threads, without):
+    """{name: contestant} of the others."""
+    rows, n = case["rows"].astype(np.float32), case["w_shape"][-1]
+    w = np.random.default_rng(2).standard_normal((rows.shape[1], n), dtype=np.float32)
+    found = {"numpy float32": {"run": lambda: rows @ w, "bytes": w.nbytes}}
+    if not without:
+        try:
+            from .peer_onnxruntime import contestants
+        except ImportError:
+            return found
+        found.update(contestants(case, threads))
+    return found
+
+
+def row(case, name, contestants, times):
+    """What is known of one contestant in one case."""
+    each, median = contestants[name], times[name]["median"]
+    eight = times.get(f"{each.get('isa')} 8-bit")
+    return {"what": case["what"], "shape": case["shape"], "name": name, "microseconds": 1e3 * median,
+            "fastest": 1e3 * times[name]["fastest"], "gmacs": case["products"] / median / 1e6,
+            "weight_bytes": each["bytes"], "over_float32": times["numpy float32"]["median"] / median,
+            "over_own_int8": eight["median"] / median if eight else None}
+
+
+def loop_rows(repeats, threads, rng):
+    """Operations that bytes bound: time and bytes read and written per second."""
+    x = rng.integers(0, 256, (1, 56, 56, 64)).astype(np.uint8)
+    w = kernels.pack_weights(rng.integers(0, 16, (3, 3, 1, 64)).astype(np.uint8), np.arange(16) - 8, 4, 64)
+    q, floats = kernels.requantization(np.full(64, 0.01), np.zeros(64), 8), x.astype(np.float32)
+    scale, offset = np.full(64, 0.5), np.zeros(64)
+    calls = {"depthwise 3x3": (lambda: kernels.conv2d(x, w, 1, 1, 0, q, threads), 2),
+             "maximum 2x2": (lambda: kernels.max_pool2d(x, 2, num_threads=threads), 1.25),
+             "average 2x2": (lambda: kernels.average_pool2d(x, 2, None, 0, q, threads), 1.25),
+             "add": (lambda: kernels.add(x, x, scale, scale, offset, 8, threads), 3),
+             "quantize": (lambda: kernels.quantize(floats, q, threads), 5)}
+    times = summary(interleaved({name: call for name, (call, _) in calls.items()}, repeats))
+    return [{"what": name, "shape": "56x56x64", "microseconds": 1e3 * times[name]["median"],
+             "gigabytes_per_second": factor * x.size / times[name]["median"] / 1e6}
+            for name, (_, factor) in calls.items()]
+
+
+def show(facts):
+    """The tables."""
+    lines = [f"{facts['machine']}, {facts['threads']} thread(s), {' '.join(facts['cpu'])}; medians, in turns"]
+    rows = [[f"{r['what']} {r['shape']}", r["name"], f"{r['microseconds']:.1f}", f"{r['fastest']:.1f}",
+             f"{r['gmacs']:.1f}", f"{r['weight_bytes'] / 1024:.0f}", f"{r['over_float32']:.2f}",
+             f"{r['over_own_int8']:.2f}" if r["over_own_int8"] else ""] for r in facts["rows"]]
+    header = ["shape", "kernel", "us", "fastest", "GMAC/s", "weight KiB", "x float32", "x own int8"]
+    lines.append(table(header, rows))
+    if facts["loops"]:
+        rows = [[r["what"], r["shape"], f"{r['microseconds']:.1f}", f"{r['gigabytes_per_second']:.1f}"]
+                for r in facts["loops"]]
+        lines += ["", table(["operation", "shape", "us", "GB/s"], rows)]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""The integer kernels for 64-bit ARM, cross-compiled and run on emulated processors against the naive loops.
+
+Needs a cross compiler and QEMU. Where they are missing only the sources are checked, to leave other machines
+alone; with MINQUANT_REQUIRE_ARM=1 that is a failure.
+"""
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "minquant/_kernels"
+TOOLS = ["aarch64-linux-gnu-gcc", "qemu-aarch64"]
+PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+EXPECTED = {"cortex-a53": ["neon", "generic"],
+            "cortex-a76": ["neon_dotprod", "neon", "generic"],
+            "max,sve=off": ["neon_i8mm", "neon_dotprod", "neon", "generic"]}
+
+
+def missing_tools():
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    """{processor: {instruction set: hash of its results}}; empty where tools are missing, not required."""
+    if missing := missing_tools():
+        if os.environ.get("MINQUANT_REQUIRE_ARM") == "1":
+            pytest.fail(f"{', '.join(missing)} not found; Debian: apt-get install {PACKAGES}")
+        return {}
+    done = subprocess.run([ROOT / "tools/arm/test.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = {cpu: {} for cpu in EXPECTED}
+    for line in done.stdout.splitlines():
+        cpu, isa, digest = line.split()
+        results[cpu][isa] = digest
+    return results
+
+
+def test_every_processor_runs_each_instruction_set_it_has_best_first(emulated):
+    assert {cpu: list(hashes) for cpu, hashes in emulated.items()} == (EXPECTED if emulated else {})
+
+
+def test_results_are_equal_on_every_processor_and_on_this_machine(emulated, tmp_path):
+    hashes = {digest for results in emulated.values() for digest in results.values()}
+    if emulated:
+        program = tmp_path / "test_int"
+        done = subprocess.run([ROOT / "tools/arm/build.sh", ROOT / "tests/c/test_int.c", program], text=True,
+                              capture_output=True, env={**os.environ, "CC": "cc"})
+        assert done.returncode == 0, done.stderr
+        lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+        hashes |= {line.split()[1] for line in lines}
+    assert len(hashes) == (1 if emulated else 0)
+
+
+@pytest.mark.parametrize("name", ["gemm_neon", "gemm_neon_dotprod", "gemm_neon_i8mm"])
+def test_other_machines_compile_an_arm_file_to_a_null_pointer(name):
+    source = (KERNELS / f"{name}.c").read_text()
+    isa = name.replace("gemm", "int_isa")
+    guard = re.search(r"^#if defined\(__aarch64__\).*?^#else\n(.*?)^#endif$", source, re.M | re.S)
+    assert guard and guard[1] == f"const int_isa *const {isa} = NULL;\n"
+    assert "arm_neon.h" not in source[:guard.start()]
