@@ -73,8 +73,8 @@ def sign_ste_surrogate(v):
     return np.clip(v, -1, 1)
 
 
-def frozen_at_forward(frozen):
-    """What a quantizer kept of its last training forward for its surrogate; RuntimeError if none."""
+def require_frozen(frozen):
+    """What `freeze` fixed for the surrogate of a quantizer; raises RuntimeError where it was not called."""
     if frozen is None:
-        raise RuntimeError("the surrogate is that of a training forward; call forward(x, train=True) first")
+        raise RuntimeError("the surrogate keeps rounding residuals of one point; call freeze(x) there first")
     return frozen

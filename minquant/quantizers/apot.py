@@ -26,7 +26,7 @@ first_last.
 
 import numpy as np
 
-from ..estimators.straight_through import clipped_ste_backward, frozen_at_forward, identity_ste_backward
+from ..estimators.straight_through import clipped_ste_backward, identity_ste_backward, require_frozen
 from .base import Method, Option, QTensor, Quantizer, Staircase, check_bits, check_finite
 from .dorefa import refuse_signed
 
@@ -72,7 +72,7 @@ class _APoT(Quantizer):
         self.index = np.searchsorted(sums, np.arange(2 * self.denominator + 1))
         self.start = start
         self.params["alpha"] = np.full((), start, np.float32)
-        self.frozen = None  # slope, mask and alpha of the last training forward, for `surrogate` alone
+        self.frozen = None  # slope, mask and alpha, set by `freeze` alone
 
     def nearest(self, r):
         """Index of the level nearest to r, 0 for r below 0, the last beyond 1; ties go to the lower one."""
@@ -87,9 +87,14 @@ class _APoT(Quantizer):
         """d x_hat / d alpha: level - r inside, where the residual is frozen, and the level beyond."""
         return level - r * inside
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` what backward takes as constant at x: residuals, and their alpha."""
+        *_, inside, slope = self.forward(x, True, rng)[1]
+        self.frozen = slope, inside, self.params["alpha"].astype(x.dtype)
+
     def _clip_surrogate(self, x, low):
-        """clip(x, low alpha, alpha) + alpha R with the residual R frozen at the last training forward."""
-        slope, inside, _ = frozen_at_forward(self.frozen)
+        """clip(x, low alpha, alpha) + alpha R with the residual R of `freeze`."""
+        slope, inside, _ = require_frozen(self.frozen)
         alpha = self.params["alpha"].astype(x.dtype)
         return np.clip(x, low * alpha, alpha) + alpha * (slope * inside)
 
@@ -145,8 +150,6 @@ class APoTWeight(_APoT):
         level = self.levels.astype(x.dtype)[self._codes(r)]
         inside = np.abs(r) <= 1
         slope = self._slope(r, level / np.asarray(self.denominator, x.dtype), inside)
-        if train:
-            self.frozen = slope, inside, alpha
         return level * self._scale(x.dtype), (normal, std, inside, slope)
 
     def backward(self, dy, cache):
@@ -205,8 +208,6 @@ class APoTActivation(_APoT):
         level = self.levels.astype(x.dtype)[self.nearest(r)]
         inside = (r >= 0) & (r <= 1)
         slope = self._slope(r, level / np.asarray(self.denominator, x.dtype), inside)
-        if train:
-            self.frozen = slope, inside, alpha
         return level * self.step(x.dtype), (inside, slope)
 
     def backward(self, dy, cache):

@@ -102,8 +102,14 @@ class Quantizer(Layer):
         raise TypeError(f"{type(self).__name__} defines no init_from")
 
     def surrogate(self, x):
-        """The smooth function of x whose exact derivative `backward` claims to be (straight-through methods)."""
+        """The smooth function of x whose exact derivative `backward` claims to be (straight-through methods).
+
+        Methods with rounding residuals need `freeze(x)` first.
+        """
         raise TypeError(f"{type(self).__name__} is differentiated exactly; it has no surrogate")
+
+    def freeze(self, x, rng=None):
+        """Fix the point whose rounding residuals `surrogate` keeps; nothing to fix for most."""
 
     def penalty(self):
         """Return (value, grads): this quantizer's own regularisation term and its gradient; (0.0, {}) for most."""

@@ -204,7 +204,7 @@ class DGMSWeight(Quantizer):
         grads = {"mu": dmu[1:], "pi": dpi, "sigma": dsigma}
         return dx, grads | {"tau": dtau} if self.official else grads
 
-    def freeze(self, x):
+    def freeze(self, x, rng=None):
         """Hold the walls of the clipping for `surrogate`."""
         self.walls = self.mixture(x.dtype).walls
 

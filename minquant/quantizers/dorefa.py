@@ -30,7 +30,7 @@ chosen for Adam, which moves every parameter by about that rate.
 
 import numpy as np
 
-from ..estimators.straight_through import clipped_ste_backward, frozen_at_forward, identity_ste_backward
+from ..estimators.straight_through import clipped_ste_backward, identity_ste_backward, require_frozen
 from .base import Method, Option, QTensor, Quantizer, check_bits, check_finite
 from .minmax import RangeActivation
 
@@ -51,7 +51,7 @@ class DoReFaWeight(Quantizer):
         self.through_max, self.keep_scale = through_max, keep_scale
         self.n = 2 ** bits - 1
         self.state["gain"] = np.ones((), np.float32)
-        self.frozen = None  # max|tanh w| of the last training forward, for `surrogate` alone
+        self.frozen = None  # max|tanh w|, set by `freeze` alone
 
     def init_from(self, x, rng):
         check_finite(x)
@@ -72,8 +72,6 @@ class DoReFaWeight(Quantizer):
 
     def forward(self, x, train=False, rng=None):
         codes, scale, cache = self._codes(x)
-        if train and cache:
-            self.frozen = cache[1]
         return (2 * codes - self.n) * scale, cache
 
     def backward(self, dy, cache):
@@ -87,12 +85,16 @@ class DoReFaWeight(Quantizer):
             dt[place] -= np.sign(t[place]) * np.vdot(g, t) / (top * top)
         return dt * (1 - t * t), {}
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` the maximum of x, a constant of backward if no gradient flows through it."""
+        self.frozen = self._squash(x)[1]
+
     def surrogate(self, x):
-        """gain tanh(w) / M, M that of the last training forward if no gradient flows through it; 1 bit: w."""
+        """gain tanh(w) / M, M that of `freeze` if no gradient flows through it; 1 bit: w."""
         if self.bits == 1:
             return x
         t, top = self._squash(x)
-        top = top if self.through_max else frozen_at_forward(self.frozen)
+        top = top if self.through_max else require_frozen(self.frozen)
         return self.state["gain"].astype(x.dtype) * t / top
 
     def encode(self, x):

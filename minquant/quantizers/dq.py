@@ -53,7 +53,7 @@ import math
 
 import numpy as np
 
-from ..estimators.straight_through import round_half_away
+from ..estimators.straight_through import require_frozen, round_half_away
 from ..nn.base import prefixed
 from . import dq_budget
 from .base import Method, Option, QTensor, Staircase, quantizers, uniform_staircase
@@ -127,12 +127,10 @@ class Uniform(MixedPrecision):
 
     def forward(self, x, train=False, rng=None):
         self.require_ready()
-        (bar, chi), rounder = self.theta(), Rounder()
-        step, hi = (np.asarray(v, x.dtype) for v in self.grid(bar, rounder))
+        bar, chi = self.theta()
+        step, hi = (np.asarray(v, x.dtype) for v in self.grid(bar, Rounder()))
         clipped = np.clip(x, -hi if self.signed else 0, hi)
         y = round_half_away(clipped / step) * step
-        if train:
-            self.frozen = clipped, y, float(step), rounder
         return y, (x, y, hi, chi, self.slopes(bar, float(step)))
 
     def backward(self, dy, cache):
@@ -145,10 +143,16 @@ class Uniform(MixedPrecision):
         t = float(dy[x >= hi].sum()) - (float(dy[x <= lo].sum()) if self.signed else 0.0)
         return dx, self.named_grads((e, t), slopes, chi)
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` the residuals of all roundings at x: those of x/step and of the grid."""
+        rounder = Rounder()
+        step, _ = self.grid(self.theta()[0], rounder)
+        _, y, hi, *_ = self.forward(x, True, rng)[1]
+        self.frozen = (y - np.clip(x, -hi if self.signed else 0, hi)) / step, rounder
+
     def surrogate(self, x):
-        """clip(x, lo, hi) + step r; the residuals of x/step, b, log2 d are the last training forward's."""
-        clipped_0, y_0, step_0, rounder = self.require_frozen()
-        residual = (y_0 - clipped_0) / step_0
+        """clip(x, lo, hi) + step r; the residuals of x/step, b, log2 d are those of `freeze`."""
+        residual, rounder = require_frozen(self.frozen)
         step, hi = self.grid(self.theta()[0], rounder.replay())
         return np.clip(x, -hi if self.signed else 0, hi) + step * residual
 
@@ -248,12 +252,10 @@ class PowerOfTwo(MixedPrecision):
 
     def forward(self, x, train=False, rng=None):
         self.require_ready()
-        (bar, chi), rounder = self.theta(), Rounder()
-        a, b = self.grid(bar, rounder)
+        bar, chi = self.theta()
+        a, b = self.grid(bar, Rounder())
         y = self.quantize(x, a, b)
         regions = self.regions(x, y, a, b)
-        if train:
-            self.frozen = y, regions, rounder
         return y, (x, y, b, regions, chi, self.slopes(bar, a, b))
 
     def quantize(self, x, a, b):
@@ -282,9 +284,16 @@ class PowerOfTwo(MixedPrecision):
         # STE: d 2^R(log2 |x|)/dx := q/x between A and B, 0 elsewhere (eq. 5)
         return dy * ratio, self.named_grads((t1, t3), slopes, chi)
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` the signs, regions and q/x of x, and the residuals of the grid's roundings."""
+        rounder = Rounder()
+        self.grid(self.theta()[0], rounder)
+        _, y, _, regions, *_ = self.forward(x, True, rng)[1]
+        self.frozen = y, regions, rounder
+
     def surrogate(self, x):
-        """sign A, x (q/x), sign B or 0; ratio, regions and signs are those of the last training forward."""
-        y_0, (below, ratio, above), rounder = self.require_frozen()
+        """sign A, x (q/x), sign B or 0; ratio, regions and signs are those of `freeze`."""
+        y_0, (below, ratio, above), rounder = require_frozen(self.frozen)
         a, b = self.grid(self.theta()[0], rounder.replay())
         return x * ratio + np.sign(y_0) * (a * below + b * above)
 

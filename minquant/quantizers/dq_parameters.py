@@ -98,7 +98,7 @@ class MixedPrecision(Quantizer):
         for name in FORMS[self.form]:
             if name != "b" or learned:
                 kept[name] = np.zeros((), np.float32)
-        self.frozen = None  # outputs and roundings of the last training forward, for `surrogate` alone
+        self.frozen = None  # what `surrogate` holds fixed, set by `freeze` alone
         self.start(DEFAULT_STEP)
 
     @property
@@ -197,12 +197,6 @@ class MixedPrecision(Quantizer):
         if bound is None:
             return grads
         return {name: np.clip(grad, -bound, bound) if name != "b" else grad for name, grad in grads.items()}
-
-    def require_frozen(self):
-        """What the last training forward left for the surrogate. Raises RuntimeError without one."""
-        if self.frozen is None:
-            raise RuntimeError("the surrogate needs a training forward; call forward(x, train=True) first")
-        return self.frozen
 
     def named_grads(self, sums, slopes, chi):
         """Gradient per parameter: its slopes times the sums, through its gate; zero for those out of use."""

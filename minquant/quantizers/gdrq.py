@@ -79,7 +79,7 @@ class _Clipped(Quantizer):
         self.require_ready()
         return self.params["alpha"] if self.params else self.state["alpha"]
 
-    def freeze(self, x):
+    def freeze(self, x, rng=None):
         """Fix the point whose codes and rounding residues `surrogate` keeps constant."""
         alpha = self.wide_alpha(x)
         self.frozen = x.copy(), alpha, self.grid.codes(x, alpha), self.grid.inside(x, alpha)

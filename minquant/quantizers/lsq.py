@@ -21,7 +21,7 @@ grids need at least 2 bits.
 
 import numpy as np
 
-from ..estimators.straight_through import clipped_ste, clipped_ste_backward, frozen_at_forward
+from ..estimators.straight_through import clipped_ste, clipped_ste_backward, require_frozen
 from .base import Method, Option, QTensor, Quantizer, check_finite, uniform_staircase
 
 SMALLEST_STEP = 1e-8
@@ -45,7 +45,7 @@ class LearnedStep(Quantizer):
             self.q_n = self.q_p
         self.features = "all" if signed else "image"
         self.params["step"] = np.ones((), np.float32)
-        self.frozen = None  # step, slope, mask and scale of the last training forward, for `surrogate` alone
+        self.frozen = None  # what `surrogate` holds fixed, set by `freeze` alone
 
     def init_from(self, x, rng):
         """s = 2 mean|x| / sqrt(Q_P) (section 2.1); 1 for an all-zero tensor."""
@@ -65,8 +65,6 @@ class LearnedStep(Quantizer):
         ratio = x / step
         code, inside = clipped_ste(ratio, -self.q_n, self.q_p)  # eq. (1)
         slope, scale = code - ratio * inside, self.gradient_scale(x)  # eq. (3)
-        if train:
-            self.frozen = step, slope, inside, scale
         return code * step, (inside, slope, scale)  # eq. (2)
 
     def backward(self, dy, cache):
@@ -76,12 +74,17 @@ class LearnedStep(Quantizer):
         dstep = np.asarray(np.vdot(dy, slope) * scale, self.params["step"].dtype)
         return dx, {"step": dstep}
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` what backward takes as constant at x: residuals, and their step."""
+        inside, slope, scale = self.forward(x, True, rng)[1]
+        self.frozen = self.params["step"].astype(x.dtype), slope, inside, scale
+
     def surrogate(self, x):
-        """clip(x, -Q_N s, Q_P s) + s R, with the rounding residual R frozen at the last training forward.
+        """clip(x, -Q_N s, Q_P s) + s R, with the rounding residual R of `freeze`.
 
         The gradient scale is part of it: s stands for s_0 + (s - s_0) / sqrt(N Q_P), s_0 the step then.
         """
-        frozen, slope, inside, scale = frozen_at_forward(self.frozen)
+        frozen, slope, inside, scale = require_frozen(self.frozen)
         step = frozen + scale * (self.params["step"].astype(x.dtype) - frozen)
         return np.clip(x, -self.q_n * step, self.q_p * step) + step * (slope * inside)
 

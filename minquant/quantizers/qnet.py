@@ -205,7 +205,7 @@ class SigmoidSteps(Quantizer):
             grads["biases"] = biases_backward(dy, x, alpha, beta, self.steps(), t, **how)  # eq. (11)
         return dx, {name: np.asarray(grad, self.params[name].dtype) for name, grad in grads.items()}
 
-    def freeze(self, x):
+    def freeze(self, x, rng=None):
         """Keep for `surrogate` what backward takes as constant at x: the slopes' alpha, and y / alpha."""
         alpha, beta = self.scales()
         self.frozen = alpha.copy(), soft(x, 1.0, beta, self.steps(), self.heat()[0], self.clip)

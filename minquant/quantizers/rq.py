@@ -226,7 +226,7 @@ class RelaxedQuantizer(LogisticGrid):
             total = total + sums
         return dx.reshape(dy.shape), self.log_grads(*total, grid)
 
-    def freeze(self, x, rng):
+    def freeze(self, x, rng=None):
         """Hold for `surrogate` what a training forward of x that draws from rng takes as constant."""
         self.frozen = x.reshape(-1).copy(), self.grid(), int(rng.integers(2 ** 63))
 

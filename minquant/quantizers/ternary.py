@@ -26,7 +26,7 @@ train from scratch in the papers, here they start from a float network.
 
 import numpy as np
 
-from ..estimators.straight_through import (frozen_at_forward, identity_ste_backward, sign_ste,
+from ..estimators.straight_through import (identity_ste_backward, require_frozen, sign_ste,
                                            sign_ste_backward, sign_ste_surrogate)
 from .base import Method, Option, QTensor, Quantizer, check_bits, check_finite
 from .lsq import LearnedStep
@@ -98,7 +98,7 @@ class BinaryWeight(Quantizer):
     def __init__(self, gradient="exact"):
         super().__init__(bits=1, signed=True)
         self.gradient = gradient
-        self.frozen = None  # w, sign and alpha of the last training forward, for `surrogate` alone
+        self.frozen = None  # sign and alpha, set by `freeze` alone
 
     def init_from(self, x, rng):
         check_finite(x)
@@ -111,8 +111,6 @@ class BinaryWeight(Quantizer):
     def forward(self, x, train=False, rng=None):
         sign, inside = sign_ste(x)
         alpha = self.scale(x)
-        if train:
-            self.frozen = sign, alpha
         return sign * alpha, (sign, inside, alpha)
 
     def backward(self, dy, cache):
@@ -125,14 +123,19 @@ class BinaryWeight(Quantizer):
             return through_sign + dy / n, {}
         return through_sign + sign / n * (dy * sign).sum(tuple(range(dy.ndim - 1))), {}
 
+    def freeze(self, x, rng=None):
+        """Hold for `surrogate` the signs and scales of x, which backward holds in turn."""
+        sign, _, alpha = self.forward(x, True, rng)[1]
+        self.frozen = sign, alpha
+
     def surrogate(self, x):
-        """exact: alpha(w) sign_0 + alpha_0 clip(w, -1, 1), sign_0 and alpha_0 of the last training forward.
+        """exact: alpha(w) sign_0 + alpha_0 clip(w, -1, 1), sign_0 and alpha_0 of `freeze`.
 
         paper: w/n + alpha_0 clip(w, -1, 1);   ste: w.
         """
         if self.gradient == "ste":
             return x
-        sign, alpha = frozen_at_forward(self.frozen)
+        sign, alpha = require_frozen(self.frozen)
         direct = x / sign[..., 0].size if self.gradient == "paper" else self.scale(x) * sign
         return direct + alpha * sign_ste_surrogate(x)
 

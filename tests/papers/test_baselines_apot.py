@@ -117,6 +117,7 @@ def test_weight_gradients_are_those_of_the_clip_with_its_residual_frozen(bits, c
     quantizer = APoTWeight(bits, keep_scale, clip_gradient).astype(np.float64)
     quantizer.init_from(w, rng())
     quantizer.params["alpha"][...] = 1.2
+    quantizer.freeze(w)
     gradients(quantizer, w, rng(5), surrogate=quantizer.surrogate)
 
 
@@ -124,6 +125,7 @@ def test_weight_gradients_are_those_of_the_clip_with_its_residual_frozen(bits, c
 def test_activation_gradients_are_those_of_the_clip_with_its_residual_frozen(bits):
     quantizer = ready(APoTActivation(bits), 1.2)
     x = rng(6).normal(0.6, 0.8, (5, 20))
+    quantizer.freeze(x)
     gradients(quantizer, x, rng(7), surrogate=quantizer.surrogate)
     assert_close(quantizer.surrogate(x), quantizer.forward(x)[0], EXACT)
 
@@ -141,9 +143,10 @@ def test_the_checker_rejects_a_wrong_backward(kind, change):
             dx, dalpha = change(dx, grads["alpha"], dy)
             return dx, {"alpha": dalpha}
 
-    quantizer = ready(Mutant(3), 1.2)
+    quantizer, x = ready(Mutant(3), 1.2), rng(6).normal(0.6, 0.8, (5, 20))
+    quantizer.freeze(x)
     with pytest.raises(GradientError):
-        gradients(quantizer, rng(6).normal(0.6, 0.8, (5, 20)), rng(7), surrogate=quantizer.surrogate)
+        gradients(quantizer, x, rng(7), surrogate=quantizer.surrogate)
 
 
 def test_two_bit_weights_are_ternary_and_let_every_gradient_pass():
@@ -192,5 +195,11 @@ def test_bits_whose_numerators_do_not_fit_and_signed_activations_are_refused():
         APoTActivation(6)
     with pytest.raises(ValueError, match="behind a ReLU"):
         APoT().activation_quantizer(4, signed=True)
-    with pytest.raises(RuntimeError, match="training forward"):
-        APoTActivation(3).surrogate(np.ones(3))
+
+
+@pytest.mark.parametrize("kind", [APoTWeight, APoTActivation])
+def test_only_freeze_sets_the_point_of_the_surrogate(kind):
+    quantizer, x = ready(kind(3), 1.2), rng(11).normal(0, 1, 9)
+    quantizer.forward(x, train=True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        quantizer.surrogate(x)

@@ -99,6 +99,7 @@ def test_dorefa_weight_gradients_are_those_of_the_surrogate(bits, through_max, k
     w = rng(4).normal(0, 0.5, (8, 9))
     quantizer = DoReFaWeight(bits, through_max, keep_scale).astype(np.float64)
     quantizer.init_from(w, rng())
+    quantizer.freeze(w)
     gradients(quantizer, w, rng(5), surrogate=quantizer.surrogate)
 
 
@@ -244,5 +245,10 @@ def test_eight_bit_weights_and_signed_activations_are_refused():
     for method in (DoReFa(), PACT()):
         with pytest.raises(ValueError, match="behind a ReLU"):
             method.activation_quantizer(4, signed=True)
-    with pytest.raises(RuntimeError, match="training forward"):
-        DoReFaWeight(3, through_max=False).surrogate(np.ones(3))
+
+
+def test_only_freeze_sets_the_maximum_of_the_dorefa_surrogate():
+    quantizer = ready(DoReFaWeight(3, through_max=False))
+    quantizer.forward(np.ones(3), train=True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        quantizer.surrogate(np.ones(3))

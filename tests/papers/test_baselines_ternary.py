@@ -124,6 +124,7 @@ def test_the_mean_magnitude_is_the_best_scale_of_signs(factor):
 @pytest.mark.parametrize("gradient", ["ste", "paper", "exact"])
 def test_binary_gradients_are_those_of_their_surrogate(gradient):
     quantizer, w = BinaryWeight(gradient), rng(8).normal(0, 0.8, (3, 3, 2, 5))
+    quantizer.freeze(w)
     gradients(quantizer, w, rng(9), surrogate=quantizer.surrogate)
 
 
@@ -132,7 +133,7 @@ def test_binary_gradients_are_those_of_their_surrogate(gradient):
 def test_the_checker_tells_the_three_binary_gradients_apart(claimed, actual):
     quantizer, w = BinaryWeight(actual), rng(8).normal(0, 0.8, (3, 3, 2, 5))
     claim = BinaryWeight(claimed)
-    claim.forward(w, True)
+    claim.freeze(w)
     if claimed == actual:
         gradients(quantizer, w, rng(9), surrogate=claim.surrogate)
         return
@@ -147,6 +148,7 @@ def test_the_checker_rejects_a_scaled_or_zero_binary_gradient(factor):
             return factor * super().backward(dy, cache)[0], {}
 
     quantizer, w = Mutant(), rng(8).normal(0, 0.8, (3, 3, 2, 5))
+    quantizer.freeze(w)
     with pytest.raises(GradientError):
         gradients(quantizer, w, rng(9), surrogate=quantizer.surrogate)
 
@@ -184,7 +186,7 @@ def test_latent_binary_weights_are_clamped_after_a_step_and_other_weights_are_no
     assert found == [[1], [3]]
 
 
-def test_other_bits_options_and_a_missing_forward_are_refused():
+def test_other_bits_and_options_are_refused():
     for method, bits in ((TWN(), 3), (Binary(), 2)):
         with pytest.raises(ValueError, match=f"bits={bits}"):
             method.weight_quantizer(bits, (3, 4))
@@ -192,5 +194,11 @@ def test_other_bits_options_and_a_missing_forward_are_refused():
         TWN(threshold="mean")
     with pytest.raises(ValueError, match="gradient='none'"):
         Binary(gradient="none")
-    with pytest.raises(RuntimeError, match="training forward"):
-        BinaryWeight().surrogate(np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("gradient", ["paper", "exact"])
+def test_only_freeze_sets_the_point_of_the_surrogate(gradient):
+    quantizer = BinaryWeight(gradient)
+    quantizer.forward(np.ones((3, 4)), train=True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        quantizer.surrogate(np.ones((3, 4)))

@@ -156,6 +156,7 @@ def test_lsq_gradients_are_those_of_the_clip_with_its_residual_frozen(signed, bi
     x = rng(3).normal(0.3, 1, (6, 40))
     step = 2 * np.abs(x).mean() / np.sqrt(2 ** bits)
     quantizer = learned_step(bits, step, signed, "all" if signed else "image")
+    quantizer.freeze(x)
     gradients(quantizer, x, rng(4), surrogate=quantizer.surrogate)
     assert_close(quantizer.surrogate(x), quantizer.forward(x)[0], EXACT)
 
@@ -172,8 +173,10 @@ def test_the_checker_rejects_a_wrong_lsq_backward(change):
 
     mutant = Mutant(3).astype(np.float64)
     mutant.params["step"][...], mutant.state["ready"][...] = 0.4, True
+    x = rng(3).normal(0, 1, (6, 40))
+    mutant.freeze(x)
     with pytest.raises(GradientError):
-        gradients(mutant, rng(3).normal(0, 1, (6, 40)), rng(4), surrogate=mutant.surrogate)
+        gradients(mutant, x, rng(4), surrogate=mutant.surrogate)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -203,9 +206,14 @@ def test_the_learned_step_stays_positive():
     assert quantizer.params["step"] == 1
 
 
-def test_the_lsq_surrogate_and_an_unset_quantizer_say_what_they_need():
-    with pytest.raises(RuntimeError, match="training forward"):
-        learned_step(3, 0.1).surrogate(np.ones(3))
+def test_only_freeze_sets_the_point_of_the_lsq_surrogate():
+    quantizer = learned_step(3, 0.1)
+    quantizer.forward(np.ones(3), train=True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        quantizer.surrogate(np.ones(3))
+
+
+def test_an_unset_quantizer_and_one_signed_bit_say_what_they_need():
     with pytest.raises(RuntimeError, match="calibrate"):
         LearnedStep(3).forward(np.ones(3))
     with pytest.raises(ValueError, match="bits=1 .* choose 2..8"):

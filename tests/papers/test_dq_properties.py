@@ -129,7 +129,7 @@ def test_the_gradient_norm_of_u1_explodes_with_the_bits_and_that_of_u3_stays_one
 @pytest.mark.parametrize("form", LEARNED)
 def test_backward_is_the_derivative_of_the_surrogate(form, signed):
     quantizer, x = off_grid(form, signed), normal(size=400) + (0 if signed else 0.4)
-    quantizer.forward(x, train=True)
+    quantizer.freeze(x)
     check.gradients(quantizer, x, np.random.default_rng(1), surrogate=quantizer.surrogate, step=1e-7)
 
 
@@ -137,8 +137,16 @@ def test_backward_is_the_derivative_of_the_surrogate(form, signed):
 def test_backward_at_fixed_bits_is_the_derivative_of_the_surrogate(form):
     quantizer, x = off_grid(form, learn_bits=False), normal(size=400)
     assert list(quantizer.params) == ["q_max"]
-    quantizer.forward(x, train=True)
+    quantizer.freeze(x)
     check.gradients(quantizer, x, np.random.default_rng(1), surrogate=quantizer.surrogate, step=1e-7)
+
+
+@pytest.mark.parametrize("form", ["u3", "p3"])
+def test_only_freeze_sets_the_point_of_the_surrogate(form):
+    quantizer, x = off_grid(form), normal(size=9)
+    quantizer.forward(x, train=True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        quantizer.surrogate(x)
 
 
 @pytest.mark.parametrize("form", ["u1", "u2snap", "u3", "p1", "p2", "p3"])
@@ -155,7 +163,7 @@ def test_the_checker_rejects_wrong_backwards(form, fault):
         return dx, grads | {name: grads[name] * (1.01 if fault == "scaled" else 0)}
 
     quantizer.backward = wrong
-    quantizer.forward(x, train=True)
+    quantizer.freeze(x)
     with pytest.raises(check.GradientError):
         check.gradients(quantizer, x, np.random.default_rng(1), surrogate=quantizer.surrogate, step=1e-7)
 
