@@ -18,6 +18,8 @@ layouts and the hard concrete form are from memory. What could not be recovered 
 - normalize=True divides cell masses by their sum over the grid, as RQ does; normalize=False is the bare one.
 - Activations use the rule "full" (expectation over all levels): under "imax" the factor passed to earlier
   layers has the wrong sign half of the time and costs accuracy. act_ste="imax" is the literal reading.
+- Weights keep "imax". At 2 bits it costs about 2 points in training longer than a few epochs: code 0 has no
+  gradient and holds what falls into it. ste="full" has no such trap (results/README.md has both).
 - A "bit-level" k is what the k-bit two's complement grid adds to that of k-1 bits, at one step size. Masks
   are drawn per tensor; Pi starts at 0.9; nested gates (products) while bits are learned, since only grids
   without holes can be stored.
