@@ -43,6 +43,11 @@ class Weights(NamedTuple):
     def shape(self):
         return self.codes.shape
 
+    @property
+    def nbytes(self):
+        """Bytes of codes (one each here, unpacked) and levels."""
+        return self.codes.nbytes + self.levels.nbytes
+
 
 class Requantization(NamedTuple):
     """How accumulators become codes, see `requantize`."""
