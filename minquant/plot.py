@@ -7,7 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 from .nn.layers import Weighted  # noqa: E402
-from .quantizers.base import quantizers  # noqa: E402
+from .quantize import bits_of  # noqa: E402
 from .runs import COLUMNS, replacing  # noqa: E402
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
@@ -98,13 +98,13 @@ def weights(model, columns=3):
 
 def bits(model):
     """Bits of weights and activations, a bar per quantizer; None for a float network."""
-    found = quantizers(model)
+    found = bits_of(model)
     if not found:
         return None
     names = [name.removesuffix(".weight_quantizer").removesuffix("_quantizer") for name, _ in found]
     colours = [BLUE if name.endswith("weight_quantizer") else ORANGE for name, _ in found]
     figure, axis = plt.subplots(figsize=(max(6, 0.35 * len(found)), 3.6), layout="constrained")
-    axis.bar(range(len(found)), [q.bits for _, q in found], color=colours)
+    axis.bar(range(len(found)), [b for _, b in found], color=colours)
     axis.set_xticks(range(len(found)), names, rotation=90, fontsize=8)
     axis.set_ylabel("bits")
     axis.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in (BLUE, ORANGE)], ["weights", "activations"])
