@@ -1,30 +1,60 @@
-"""Export a run as a packed integer program:  python -m minquant.export RUN --to mqz"""
+"""Export a run for inference:  python -m minquant.export RUN --to mqz"""
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from . import check, data
 from .config import ConfigError, Parser
 from .deploy import LoweringError, file, lower
-from .runs import RunError, load_run, read_config
+from .runs import RunError, load_run, read_config, replacing
 
-FORMATS = {"mqz": ".mqz"}
+
+class Target(NamedTuple):
+    """One word of --to.
+
+    name   : of the file or folder, inside the run folder where --out says nothing else;  what : for --help
+    write  : (program, path, images) -> figures; makes the file or folder at `path`, where nothing is yet; images,
+             uint8 (N, H, W, C), are there for those who store some
+    check  : (program, path, images) -> figures; runs what `write` made on the images and compares it with
+             program.run(images); raises check.BitExactError
+    marker : None where a file is written; of a folder the file by which --overwrite knows one that it may replace
+    Figures are a dict of numbers and texts, printed as they are. Both raise ValueError for what cannot be done.
+    """
+
+    name: str
+    what: str
+    write: Callable
+    check: Callable
+    marker: str | None = None
+
+
+def write_mqz(program, path, images):
+    """The packed file."""
+    return {"bytes": file.save(program, path)}
+
+
+def check_mqz(program, path, images):
+    """What the file gives when it is read back."""
+    logits, read = program.run(images), file.load(path).run(images)
+    if not np.array_equal(logits, read):
+        raise check.BitExactError(f"{path} read back gives other logits than the program that was written")
+    return {"images": len(images), "logits": logits.size, "mismatches": 0}
+
+
+TARGETS = {
+    "mqz": Target("model.mqz", "one packed file", write_mqz, check_mqz),
+}
 
 
 def main(argv=None):
     """Run the command line; return the exit status."""
-    parser = Parser(prog="python -m minquant.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", metavar="RUN", help="folder that python -m minquant.train made")
-    parser.add_argument("--to", choices=FORMATS, default="mqz", help="mqz: one packed file (default)")
-    parser.add_argument("--out", metavar="PATH", help="where to write (default: RUN/model.mqz)")
-    parser.add_argument("--overwrite", action="store_true", help="replace PATH if it exists")
-    parser.add_argument("--checkpoint", default="best.npz", metavar="FILE", help="best.npz or last.npz")
-    parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
-    parser.add_argument("--check", action="store_true",
-                        help="compare every activation code with the network in float64, on the whole test set")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         result, text = export(arguments)
     except (ConfigError, data.DataError, RunError, LoweringError, ValueError, OSError, check.BitExactError) as error:
@@ -34,40 +64,76 @@ def main(argv=None):
     return 0
 
 
+def make_parser():
+    """The flags of this command."""
+    parser = Parser(prog="python -m minquant.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", metavar="RUN", help="folder that python -m minquant.train made")
+    words = "; ".join(f"{word}: {target.what}" for word, target in TARGETS.items())
+    parser.add_argument("--to", choices=TARGETS, default="mqz", help=f"{words} (default: mqz)")
+    parser.add_argument("--out", metavar="PATH", help="where to write (default: in RUN)")
+    parser.add_argument("--overwrite", action="store_true", help="replace PATH if it exists")
+    parser.add_argument("--checkpoint", default="best.npz", metavar="FILE", help="best.npz or last.npz")
+    parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
+    parser.add_argument("--check", action="store_true",
+                        help="on the whole test set, compare every activation code with the network in float64, and "
+                             "what was written with the program")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
 def export(arguments):
     """Lower, write and check as the command line says; return (result dict, the same as text)."""
-    out = Path(arguments.out or Path(arguments.run) / f"model{FORMATS[arguments.to]}")
+    target = TARGETS[arguments.to]
+    out = Path(arguments.out or Path(arguments.run) / target.name)
     config = read_config(arguments.run)
-    refuse_occupied(out, arguments.overwrite)
+    refuse_occupied(out, arguments.overwrite, target.marker)
     program, model, dataset = lower_run(arguments.run, config, arguments.checkpoint, arguments.data_root)
-    agreement = (check.bit_exact(model, program, dataset.test.images, dataset.normalise)
-                 if arguments.check else None)
-    size = file.save(program, out)
-    file.load(out)
+    images, agreement, checked = dataset.test.images, None, None
+    with replacing(out) as temporary:
+        written = target.write(program, temporary, images)
+        if arguments.check:
+            agreement = check.bit_exact(model, program, images, dataset.normalise)
+            checked = target.check(program, temporary, images)
     proof = program.info["proof"]
-    result = {"file": str(out), "bytes": size, "operations": len(program.ops), "macs": program.macs(), **proof}
-    lines = [program.summary(), "",
-             f"proof   {proof['thresholds']:,} thresholds, {proof['unproven']} too near a tie for the plain float64 "
-             f"sum; of {proof['channels']:,} channels {proof['ladder_channels']:,} keep a ladder, "
-             f"{proof['float64_channels']:,} add in float64, the others compute in float32",
-             f"file    {out}, {size:,} bytes"]
-    if proof["unexamined"]:
-        lines.insert(3, f"        {proof['unexamined']:,} thresholds of additions in float64 are exact by "
-                        "construction; their distance from ties was not examined")
+    result = {"file": str(out), **written, "operations": len(program.ops), "macs": program.macs(), **proof}
+    lines = [program.summary(), "", *proof_lines(proof), f"file    {out}: {figures(written)}"]
     if agreement:
-        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0}
-        lines.append(f"check   {agreement}")
+        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0, arguments.to: checked}
+        lines += [f"check   {agreement}", f"        {arguments.to} against the program: {figures(checked)}"]
     return result, "\n".join(lines)
 
 
-def refuse_occupied(out, overwrite):
-    """Raise ValueError before any work where `out` exists already or its folder does not."""
+def proof_lines(proof):
+    """program.info["proof"] in words."""
+    lines = [f"proof   {proof['thresholds']:,} thresholds, {proof['unproven']} too near a tie for the plain float64 "
+             f"sum; of {proof['channels']:,} channels {proof['ladder_channels']:,} keep a ladder, "
+             f"{proof['float64_channels']:,} add in float64, the others compute in float32"]
+    if proof["unexamined"]:
+        lines.append(f"        {proof['unexamined']:,} thresholds of additions in float64 are exact by "
+                     "construction; their distance from ties was not examined")
+    return lines
+
+
+def figures(values):
+    """{"flash_bytes": 1234} as "flash bytes 1,234"."""
+    return ", ".join(f"{name.replace('_', ' ')} {format(value, ',') if isinstance(value, int) else value}"
+                     for name, value in values.items())
+
+
+def refuse_occupied(out, overwrite, marker=None):
+    """Raise ValueError before any work where `out` exists already and may not be replaced, or its folder does not."""
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder; name a file")
-    if out.exists() and not overwrite:
+        if marker is None:
+            raise ValueError(f"{out} is a folder; name a file")
+        if any(out.iterdir()) and not (out / marker).is_file():
+            raise ValueError(f"{out} is a folder of something else (it has no {marker}); name another place")
+    occupied = any(out.iterdir()) if out.is_dir() else out.exists()
+    if occupied and not overwrite:
         raise ValueError(f"{out} exists already; choose another --out, or replace it with --overwrite")
     if not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent} to write {out.name} into; make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"the folder {out.parent} cannot be written to; choose another place with --out")
 
 
 def lower_run(run, config, checkpoint="best.npz", data_root=None):

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -35,14 +36,23 @@ class RunError(RuntimeError):
 
 @contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path` to write to; on success it takes the name, on error it is removed."""
+    """Yield a temporary path beside `path` for a file or folder to be made at; on success it takes the name (and the
+    place of what had it), on error it is removed."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, previous = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         yield temporary
+        if temporary.is_dir() and path.is_dir():  # a folder cannot be renamed over another
+            os.rename(path, previous)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if previous.exists() and not path.exists():
+            os.rename(previous, path)
+        for leftover in (temporary, previous):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def write_text(path, text):

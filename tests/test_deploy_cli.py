@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from minquant import check
 from minquant.evaluate import main as evaluate
+from minquant.export import TARGETS, refuse_occupied
 from minquant.export import main as export
 from minquant.train import main as train
 
@@ -27,7 +29,30 @@ def test_export_reports_what_it_wrote_and_what_the_check_compared(run, tmp_path,
     assert export([str(run), "--check", "--json", "--out", str(tmp_path / "m.mqz")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["bytes"] == (tmp_path / "m.mqz").stat().st_size and result["unproven"] == 0
-    assert result["check"] == {"images": 360, "codes": 360 * (64 + 256 + 128), "mismatches": 0}
+    assert result["check"] == {"images": 360, "codes": 360 * (64 + 256 + 128), "mismatches": 0,
+                               "mqz": {"images": 360, "logits": 3600, "mismatches": 0}}
+
+
+def test_a_file_that_fails_its_check_is_not_left_behind(run, tmp_path, monkeypatch, capsys):
+    def wrong(program, path, images):
+        raise check.BitExactError("other logits")
+
+    monkeypatch.setitem(TARGETS, "mqz", TARGETS["mqz"]._replace(check=wrong))
+    assert export([str(run), "--out", str(tmp_path / "m.mqz"), "--check"]) == 1
+    assert "error: other logits" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_replaced_only_where_an_export_made_it_and_only_when_told(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        refuse_occupied(tmp_path, True)
+    refuse_occupied(tmp_path, False, "model.h")
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ValueError, match="a folder of something else .it has no model.h."):
+        refuse_occupied(tmp_path, True, "model.h")
+    (tmp_path / "model.h").touch()
+    refuse_occupied(tmp_path, True, "model.h")
+    with pytest.raises(ValueError, match="exists already; choose another --out"):
+        refuse_occupied(tmp_path, False, "model.h")
 
 
 def test_a_program_has_the_accuracy_of_its_run_and_agrees_with_it(run, exported, capsys):

@@ -240,6 +240,26 @@ def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
+def test_a_folder_takes_the_place_of_another_whole_or_not_at_all(tmp_path, monkeypatch):
+    def write(text, error=None):
+        with runs.replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+            if error:
+                raise error
+
+    write("first")
+    with pytest.raises(RuntimeError):
+        write("second", RuntimeError())
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["folder", "folder/first"]
+    write("second")
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["folder", "folder/second"]
+    monkeypatch.setattr(runs.os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write("third")
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["folder", "folder/second"]
+
+
 def test_a_piped_run_prints_one_line_per_epoch(tmp_path, capsys):
     main([flag for flag in QUICK if flag != "--quiet"] + ["--out", str(tmp_path / "run")])
     lines = [line for line in capsys.readouterr().err.splitlines() if "validation " in line and "loss" in line]
