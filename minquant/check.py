@@ -174,6 +174,7 @@ def _equal_codes(name, expected, actual, start):
 def _equal_logits(expected, actual, start):
     wrong = np.argwhere(expected != actual)
     if len(wrong):
-        i, j = (int(n) for n in wrong[0])
-        raise BitExactError(f"all codes are equal but logit {j} of image {start + i} is {actual[i, j]!r} in the "
-                            f"program, {expected[i, j]!r} in the network")
+        place = tuple(int(i) for i in wrong[0])
+        logit = ", ".join(map(str, place[1:]))
+        raise BitExactError(f"all codes are equal but logit {logit} of image {start + place[0]} is "
+                            f"{actual[place]!r} in the program, {expected[place]!r} in the network")

@@ -251,3 +251,18 @@ def test_a_normalisation_that_mixes_pixels_is_refused():
 
 def test_activation_bits_follow_the_method():
     assert act_bits_of("apot", 6) == 5 and act_bits_of("cpq", 3) == 3
+
+
+@pytest.mark.parametrize("kernel,padding,bias", [(1, 0, True), (3, 1, False)])
+def test_a_network_that_ends_in_a_convolution_gives_a_map_of_logits(kernel, padding, bias):
+    model = quantized(conv1=Conv2d(1, 6, 3, rng(), stride=2, padding=1, bias=False), bn1=BatchNorm(6), relu1=ReLU(),
+                      head=Conv2d(6, 5, kernel, rng(), padding=padding, bias=bias))
+    program = lowered(model)
+    assert program.tensors[-1].shape == (4, 4, 5) and program.classes == 5
+    logits = program.run(IMAGES)
+    assert logits.shape == (len(IMAGES), 4, 4, 5) and logits.dtype == np.float64
+    assert agree(model).codes == len(IMAGES) * (8 * 8 + 4 * 4 * 6)
+    wrong = copy.deepcopy(program)
+    wrong.ops[-1].values[0, 3] *= 2
+    with pytest.raises(check.BitExactError, match="all codes are equal but logit 0, 0, 3 of image 0"):
+        check.bit_exact(model, wrong, IMAGES, DIGITS.normalise)

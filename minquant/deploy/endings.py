@@ -96,7 +96,10 @@ class AddRequantize(Op):
 
 @dataclass(frozen=True, eq=False)
 class Logits(Op):
-    """The last sums as float64, by the reference's own expression (`steps`, `values` (steps, classes))."""
+    """The last sums as float64, by the reference's own expression (`steps`, `values` (steps, channels)).
+
+    Sums of a linear layer give (channels,), those of a convolution a map of logits (H, W, channels).
+    """
 
     steps: tuple[str, ...]
     values: np.ndarray = array("<f8", 2)

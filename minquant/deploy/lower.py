@@ -85,8 +85,8 @@ def lower(model, image_shape, normalise, info=None):
     lowering = _Lowering(image_shape)
     value = lowering.walk(float64(model), "", Image(pixel_values(image_shape, normalise)))
     if not isinstance(value, Pending) or not value.is_affine():
-        raise LoweringError(f"the network ends in {_what(value)}; the last layer must be a Linear without "
-                            "activation, whose sums are the logits")
+        raise LoweringError(f"the network ends in {_what(value)}; the last layer must be a Linear or Conv2d "
+                            "without activation, whose sums are the logits")
     last = lowering.ops[value.tensor - 1].name
     lowering.emit(ops.Logits(f"{last}.logits", (value.tensor,), value.expression.steps, value.expression.values))
     return Program(tuple(image_shape), tuple(lowering.ops), {**(info or {}), "proof": lowering.proof})

@@ -1,7 +1,7 @@
 """The Program: a trained network as a flat list of operations on integers.
 
     program = lower(model, dataset.image_shape, dataset.normalise)
-    logits = program.run(images)                # uint8 (N, H, W, C) -> float64 (N, classes)
+    logits = program.run(images)    # uint8 (N, H, W, C) -> float64 (N, classes), or a map (N, h, w, channels)
 
 Its meaning is `run` and `trace`, in NumPy and exact integers, one operation after another (`ops`).
 """
@@ -52,11 +52,11 @@ class Program:
 
     @property
     def classes(self):
-        """Number of logits."""
+        """Number of logits (of channels, where they are a map)."""
         return self.tensors[-1].shape[-1]
 
     def run(self, images):
-        """Logits (N, classes) float64 of uint8 images (N, H, W, C). Raises ValueError for other arrays."""
+        """Logits (N, *shape of the last tensor) float64 of uint8 images (N, H, W, C). Raises ValueError for others."""
         return self._compute(images)[len(self.ops)]
 
     def trace(self, images):
