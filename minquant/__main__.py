@@ -12,6 +12,8 @@ VERBS = {
     "bench": "measure: a training step, layer by layer",
     "kernels": "what is compiled, and what this machine offers",
     "compare": "compare methods at equal effort over bits and seeds",
+    "plot": "draw the pictures of a run again",
+    "film": "make a film of a run: weights, levels and bits over its epochs",
     "papers": "equation -> line -> test of every paper",
     "data": "which data sets are found, and where",
 }

@@ -1,18 +1,113 @@
-"""Pictures of a run, drawn without a screen. Colours are the Okabe-Ito palette, readable for colour-blind people."""
+"""Pictures of a run, drawn without a screen:  python -m minquant.plot RUN
 
-import matplotlib
+Colours are the Okabe-Ito palette, readable for colour-blind people. Figures are made without pyplot: nothing global is
+set, and a notebook keeps its own backend.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
-
-from .nn.layers import Weighted  # noqa: E402
-from .quantize import bits_of  # noqa: E402
-from .runs import COLUMNS, replacing  # noqa: E402
+from . import data
+from .config import ConfigError, Parser
+from .quantize import bits_of
+from .recording import quantized_layers, shared_levels
+from .runs import COLUMNS, RunError, load_run, read_config, replacing
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 CYCLE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*<>hp"
+DPI = 120
+STAGES = "float", "quantized"
+
+
+def main(argv=None):
+    """Run the command line; return 0 if every picture was drawn, 1 if something was missing."""
+    parser = Parser(prog="python -m minquant.plot", description="Draw the pictures of a run again.")
+    parser.add_argument("run", metavar="RUN", help="folder that python -m minquant.train made")
+    parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: RUN/plots)")
+    parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
+    arguments = parser.parse_args(argv)
+    folder = Path(arguments.run)
+    out = Path(arguments.out or folder / "plots")
+    try:
+        if not folder.is_dir():
+            raise RunError(f"there is no folder {folder}")
+        drawn, missing = draw(folder, out, arguments.data_root)
+    except (RunError, OSError) as error:
+        print(f"minquant.plot: error: {error}", file=sys.stderr)
+        return 1
+    for path in drawn:
+        print(path)
+    for reason in missing:
+        print(f"minquant.plot: not drawn: {reason}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def draw(folder, out, data_root=None):
+    """Draw whatever a run folder has the files for; return (paths written, reasons why others are missing)."""
+    from . import film  # which draws with this module
+    missing, figures = [], {}
+
+    def attempt(names, make):
+        try:
+            figures.update(zip(names, make()))
+        except (RunError, ConfigError, data.DataError, ValueError, OSError) as error:
+            missing.append(f"{', '.join(names)}: {error}")
+
+    attempt(["curves"], lambda: [curves(read_log(folder))])
+    attempt(["weights", "bits"], lambda: [make(newest_model(folder, missing, data_root)) for make in (weights, bits)])
+    attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
+    written = [(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
+    if written:
+        out.mkdir(parents=True, exist_ok=True)
+    for figure, path in written:
+        save(figure, path)
+    return [path for _, path in written], missing
+
+
+def read_log(folder):
+    """The history in a folder's log.csv, rows in the order of COLUMNS. Raises RunError where there is none."""
+    path = Path(folder) / "log.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        history = [[float(STAGES.index(row["stage"])), *(float(row[name]) for name in COLUMNS[1:])] for row in rows]
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}: no epoch was finished, or {folder} is not a run folder") from None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunError(f"{path} is not the log of a run ({type(error).__name__}: {error})") from None
+    if not history:
+        raise RunError(f"{path} has no line: no epoch was finished")
+    return history
+
+
+def newest_model(folder, notes, data_root=None):
+    """The model of best.npz, or of last.npz where that cannot be read; the reason is then added to `notes`."""
+    config = read_config(folder)
+    dataset = data.load(config.data, data_root, validation=config.validation, seed=config.seed, limit=config.limit)
+    try:
+        return load_run(folder, dataset)[0]
+    except RunError as error:
+        model = load_run(folder, dataset, "last.npz")[0]
+        notes.append(f"the best state ({error}); weights and bits are those of last.npz")
+        return model
+
+
+def subplots(rows=1, columns=1, size=(7, 4.2), **options):
+    """A Figure and its axes, as `pyplot.subplots`; it belongs to nobody and needs no closing."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def save(figure, path, dpi=DPI):
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
 
 
 def run_plots(folder, model, history):
@@ -24,18 +119,11 @@ def run_plots(folder, model, history):
             save(figure, plots / f"{name}.png")
 
 
-def save(figure, path):
-    """Write a figure as PNG, whole or not at all, and close it."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-
-
 def comparison_plots(folder, spread):
     """Write accuracy_bits.png and accuracy_size.png of a comparison (`minquant.compare.spread`)."""
     for name, column, label in (("accuracy_bits", 1, "bits of weights and activations"),
                                 ("accuracy_size", 6, "model size (kB)")):
-        figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+        figure, axis = subplots()
         for i, variant in enumerate(dict.fromkeys(row[0] for row in spread)):
             points = sorted((row[column] / (1024 if column == 6 else 1), row[2], row[3], row[4])
                             for row in spread if row[0] == variant)
@@ -56,44 +144,52 @@ def curves(history):
     """Loss and accuracy over the epochs, float stage and quantized stage one behind the other; None without epochs."""
     if not history:
         return None
-    data = dict(zip(COLUMNS, np.array(history).T))
-    epoch = np.arange(1, len(history) + 1)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for axis, what, scale in ((axes[0], "loss", 1), (axes[1], "accuracy", 100)):
-        axis.plot(epoch, scale * data[what], color=BLUE, label="training")
-        axis.plot(epoch, scale * data[f"validation_{what}"], color=ORANGE, label="validation")
-        axis.set_xlabel("epoch")
-        axis.set_ylabel("cross-entropy loss (nats)" if what == "loss" else "accuracy (%)")
-        axis.grid(alpha=0.3)
-        changes = np.flatnonzero(np.diff(data["stage"])) + 1
-        for change in changes:
-            axis.axvline(change + 0.5, color=GREY, linestyle="--", label="quantizers in place")
-        axis.legend()
+    figure, axes = subplots(1, 2, (10, 3.6))
+    for axis, what in zip(axes, ("loss", "accuracy")):
+        curve(axis, history, what)
     return figure
+
+
+def curve(axis, history, what):
+    """Draw `what` ("loss" or "accuracy") over the epochs; a dashed line marks where the quantizers came in."""
+    columns, epoch = dict(zip(COLUMNS, np.array(history).T)), np.arange(1, len(history) + 1)
+    scale = 100 if what == "accuracy" else 1
+    axis.plot(epoch, scale * columns[what], color=BLUE, label="training")
+    axis.plot(epoch, scale * columns[f"validation_{what}"], color=ORANGE, label="validation")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("cross-entropy loss (nats)" if what == "loss" else "accuracy (%)")
+    axis.grid(alpha=0.3)
+    for change in np.flatnonzero(np.diff(columns["stage"])) + 1:
+        axis.axvline(change + 0.5, color=GREY, linestyle="--", label="quantizers in place")
+    axis.legend(fontsize=9)
 
 
 def weights(model, columns=3):
     """Histogram of the latent weights of every quantized layer against the levels they are rounded to."""
-    layers = [(name, layer) for name, layer in model.named_layers()
-              if isinstance(layer, Weighted) and "weight_quantizer" in layer.children]
+    layers = quantized_layers(model)
     if not layers:
         return None
+    columns = min(columns, len(layers))
     rows = -(-len(layers) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.4 * rows), layout="constrained", squeeze=False)
+    figure, axes = subplots(rows, columns, (4 * columns, 2.4 * rows), squeeze=False)
     for axis in axes.flat[len(layers):]:
         axis.set_axis_off()
     for axis, (name, layer) in zip(axes.flat, layers):
         weight = layer.params["weight"]
         stored = layer.children["weight_quantizer"].encode(weight)
-        axis.hist(weight.ravel(), bins=100, color=BLUE, density=True)
-        scale = np.asarray(stored.scale)
-        if scale.size == 1 and len(stored.levels) <= 32:
-            for level in stored.levels * float(scale):
-                axis.axvline(level, color=RED, linewidth=0.8)
+        shown = shared_levels(stored)
+        histogram(axis, weight.ravel(), shown)
         axis.set_title(f"{name}, {stored.bits} bits", fontsize=10)
-        axis.set_yticks([])
-        axis.set_xlabel("weight (lines: levels)")
+        axis.set_xlabel("weight (lines: levels)" if len(shown) else "weight")
     return figure
+
+
+def histogram(axis, values, levels=(), bins=100, limits=None):
+    """Draw the distribution of `values` with a line for every level."""
+    axis.hist(values, bins=bins, range=limits, color=BLUE, density=True)
+    for level in levels:
+        axis.axvline(level, color=RED, linewidth=0.8)
+    axis.set_yticks([])
 
 
 def bits(model):
@@ -101,11 +197,42 @@ def bits(model):
     found = bits_of(model)
     if not found:
         return None
-    names = [name.removesuffix(".weight_quantizer").removesuffix("_quantizer") for name, _ in found]
-    colours = [BLUE if name.endswith("weight_quantizer") else ORANGE for name, _ in found]
-    figure, axis = plt.subplots(figsize=(max(6, 0.35 * len(found)), 3.6), layout="constrained")
-    axis.bar(range(len(found)), [b for _, b in found], color=colours)
-    axis.set_xticks(range(len(found)), names, rotation=90, fontsize=8)
-    axis.set_ylabel("bits")
-    axis.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in (BLUE, ORANGE)], ["weights", "activations"])
+    figure, axis = subplots(size=(max(6, 0.35 * len(found)), 3.6))
+    bit_bars(axis, *zip(*found))
     return figure
+
+
+def bit_bars(axis, names, values):
+    """Draw a bar of bits per quantizer: blue for weights, orange for activations."""
+    short = [name.removesuffix(".weight_quantizer").removesuffix("_quantizer") for name in names]
+    colours = [BLUE if name.endswith("weight_quantizer") else ORANGE for name in names]
+    axis.bar(range(len(names)), values, color=colours)
+    axis.set_xticks(range(len(names)), short, rotation=90, fontsize=8)
+    axis.set_ylabel("bits")
+    axis.legend([Patch(color=c) for c in (BLUE, ORANGE)], ["weights", "activations"], fontsize=9)
+
+
+def responses(quantizers, x, rng, columns=3):
+    """What element-wise quantizers do to x and what they pretend about it: forward, and dx for an upstream gradient 1.
+
+    quantizers : {title: quantizer that is ready}; forward runs in training mode.  x : 1-d, ascending
+    """
+    rows = -(-len(quantizers) // columns)
+    figure, axes = subplots(rows, columns, (4 * columns, 2.6 * rows), squeeze=False, sharex=True)
+    for axis in axes.flat[len(quantizers):]:
+        axis.set_axis_off()
+    for axis, (title, quantizer) in zip(axes.flat, quantizers.items()):
+        y, cache = quantizer.forward(x, True, rng)
+        dx, _ = quantizer.backward(np.ones_like(x), cache)
+        axis.plot(x, y, color=BLUE, label="forward y(x)")
+        axis.plot(x, dx, color=ORANGE, label="backward dy/dx")
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("x (step sizes)")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,7 @@ import numpy as np
 from . import __version__, plot, runs
 from .nn import skip_input_gradient
 from .quantize import calibrate
+from .recording import Recording
 from .summary import as_dicts, summarise
 from .training import STAGES, Stage, evaluate, make_optimizer, train_epoch
 
@@ -28,6 +29,7 @@ class Run:
         if config.method != "float":
             self.stages["quantized"] = Stage("quantized", config.epochs, config.lr, config.quantized_weight_decay)
         self.history, self.best, self.float_accuracy, self.epoch = [], -1.0, float("nan"), 0
+        self.recording = Recording()
         if resume and (self.folder / "last.npz").is_file():
             self._resume()
         else:  # a run that was stopped in its first epoch has nothing to go on from but its configuration
@@ -66,6 +68,11 @@ class Run:
         self.epoch, self.best = int(meta["epoch"]), float(meta["best"])
         self.float_accuracy = float(meta["float_accuracy"])
         self.history = meta["history"].tolist()
+        if self.stage == "quantized":
+            try:
+                self.recording = Recording.load(self.folder / "film.npz", last=self.epoch)
+            except runs.RunError as error:
+                self.progress.line(f"the film will begin here: {error}")
 
     def _enter(self, stage):
         self.stage, self.epoch, self.best = stage, 0, -1.0
@@ -93,18 +100,25 @@ class Run:
             mean_bits = summarise(self.model, self.dataset.image_shape)[1]["mean_bits"]
             self.history.append([float(STAGES.index(stage.name)), float(epoch), row["lr"], row["loss"], row["accuracy"],
                                  loss, accuracy, mean_bits])
+            if stage.name == "quantized":
+                self.recording.add(epoch, self.model)
             self._save(accuracy)
             self.progress.line(f"{title}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.2%}  "
                                f"validation {accuracy:.2%}  {row['images_per_s']:,.0f} images/s")
 
     def _save(self, accuracy):
-        """The best state first, then the newest, then the log: a kill in between loses nothing that was whole."""
+        """The best state first, then the newest, then the log: a kill in between loses nothing that was whole.
+
+        The record may be ahead of the newest state: resuming cuts it.
+        """
         method = getattr(self.model, "method", None)
         final = self.stage == list(self.stages)[-1]
         if final and accuracy >= self.best and (method is None or method.feasible(self.model)):
             self.best = accuracy
             runs.save_checkpoint(self.folder / "best.npz", self.model, stage=STAGES.index(self.stage), epoch=self.epoch,
                                  finished=False)
+        if self.recording.epochs:
+            self.recording.save(self.folder / "film.npz")
         runs.save_checkpoint(self.folder / "last.npz", self.model, self.optimizer, stage=STAGES.index(self.stage),
                              epoch=self.epoch, best=self.best, float_accuracy=self.float_accuracy,
                              history=np.array(self.history), config=self.config.to_toml())
@@ -123,6 +137,7 @@ class Run:
         calibrate(self.model, self.dataset.normalise(images[sample]), rng)
         skip_input_gradient(self.model)
         self._enter("quantized")
+        self.recording.add(0, self.model)
         if self.config.epochs == 0:  # post-training quantization: the calibrated state is the result
             _, accuracy = evaluate(self.model, self.dataset.validation, self.dataset.normalise)
             self._save(accuracy)

@@ -4,6 +4,7 @@ whatever interrupts a run finds the previous file whole. Checkpoints are .npz wi
     config.toml   the resolved configuration          float.npz  the network before quantization
     log.csv       one line per epoch                  last.npz   the newest epoch: all that --resume needs
     report.json   the result                          best.npz   the best validated, stored form: what is evaluated
+    film.npz      a sample of weights per epoch       plots/     pictures
 """
 
 import csv
