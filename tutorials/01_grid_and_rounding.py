@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 1. A grid, and rounding to it
 #
-# A network computes with real numbers. A small computer stores a few bits per number. So every number is replaced by the
-# nearest point of a grid. This tutorial makes the grid, rounds to it, and measures what is lost.
+# A network computes with real numbers. A small computer stores a few bits per number. So every number is replaced by
+# the nearest point of a grid. This tutorial makes the grid, rounds to it, and measures what is lost.
 #
 # You need NumPy. Nothing else.
 
@@ -20,8 +20,8 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## Codes and levels
 #
-# With `b` bits there are `2^b` *codes*: integers. A code `n` stands for the *level* `step * n`. The distance between two
-# levels is the *step size*. With a sign the codes are `-2^(b-1) .. 2^(b-1) - 1`.
+# With `b` bits there are `2^b` *codes*: integers. A code `n` stands for the *level* `step * n`. The distance between
+# two levels is the *step size*. With a sign the codes are `-2^(b-1) .. 2^(b-1) - 1`.
 
 # %%
 bits, step = 3, 0.5
@@ -51,8 +51,8 @@ assert np.array_equal(stored.levels[stored.codes] * stored.scale, x_hat)
 # %% [markdown]
 # ## Ties
 #
-# What is the nearest integer to 0.5? The papers do not agree. It matters: a device that breaks ties in another way than
-# the training computes another network.
+# What is the nearest integer to 0.5? The papers do not agree. It matters: a device that breaks ties in another way
+# than the training computes another network.
 
 # %%
 ties = np.array([-1.5, -0.5, 0.5, 1.5, 2.5])
@@ -63,8 +63,8 @@ assert round_half_away(ties).tolist() == [-2, -1, 1, 2, 3]  # mixed precision
 # %% [markdown]
 # ## Which step size?
 #
-# A small step rounds finely but clips much. A large step clips nothing but rounds coarsely. Take Gaussian values, as the
-# weights of a layer nearly are, and measure both parts of the squared error.
+# A small step rounds finely but clips much. A large step clips nothing but rounds coarsely. Take Gaussian values, as
+# the weights of a layer nearly are, and measure both parts of the squared error.
 #
 # - inside: the error is spread evenly over half a step to either side, so its mean square is `step^2 / 12`
 # - outside: the error is the distance to the last level
@@ -88,8 +88,8 @@ some = (steps > 0.3) & (steps < 1)  # nearly nothing is clipped, and many levels
 assert np.allclose(rounding[some], steps[some] ** 2 / 12, rtol=0.05)
 
 # %% [markdown]
-# The sum has a minimum. Each further bit makes it three to four times smaller. minquant finds the best step by the same
-# search: `mse_step`.
+# The sum has a minimum. Each further bit makes it three to four times smaller. minquant finds the best step by the
+# same search: `mse_step`.
 
 # %%
 best = {}
@@ -98,7 +98,7 @@ for bits in (2, 3, 4, 5):
     best[bits] = total.min()
     found = mse_step(values, bits, signed=True)
     assert sum(errors(bits, found)) < 1.1 * total.min()
-    print(f"{bits} bits: least squared error {total.min():.5f} at step {steps[total.argmin()]:.3f}, mse_step {found:.3f}")
+    print(f"{bits} bits: least squared error {total.min():.5f} at step {steps[total.argmin()]:.3f} ({found:.3f})")
 for bits in (2, 3, 4):
     assert 2.9 < best[bits] / best[bits + 1] < 4
 
@@ -123,8 +123,8 @@ picture(figure, "01_grid_and_rounding")
 # %% [markdown]
 # ## Exercise
 #
-# Do the same with values that are spread evenly over -1 .. 1. How much does a bit gain now? Why is it exactly that much?
-# (`solutions/01_grid_and_rounding.py`)
+# Do the same with values that are spread evenly over -1 .. 1. How much does a bit gain now? Why is it exactly that
+# much? (`solutions/01_grid_and_rounding.py`)
 #
 # ## What you can now read
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 2. A layer, forward and backward, by hand
 #
-# minquant has no automatic differentiation. Every layer has a `forward` and a `backward` that you can read. Here you write
-# both yourself, for a linear layer, a convolution and the loss, and compare with the library.
+# minquant has no automatic differentiation. Every layer has a `forward` and a `backward` that you can read. Here you
+# write both yourself, for a linear layer, a convolution and the loss, and compare with the library.
 
 # %%
 import numpy as np
@@ -43,8 +43,8 @@ for ours, theirs in ((y, y_lib), (dx, dx_lib), (dw, grads["weight"]), (db, grads
 # %% [markdown]
 # ## A convolution is the same layer
 #
-# Cut every window out of the image, write it as a row: `im2col`. Then a convolution is one matrix product. Images are NHWC
-# (image, row, column, channel), weights HWIO (row, column, input, output).
+# Cut every window out of the image, write it as a row: `im2col`. Then a convolution is one matrix product. Images are
+# NHWC (image, row, column, channel), weights HWIO (row, column, input, output).
 
 # %%
 image = data.load("digits").train.images[:1] / 255.0        # (1, 8, 8, 1)
@@ -69,8 +69,8 @@ for ours, theirs in ((y, y_lib), (dx, dx_lib), (dw, grads["weight"])):
 # %% [markdown]
 # ## The loss
 #
-# Softmax turns logits z into probabilities p. Cross-entropy is `L = -mean log p[label]`. Its gradient is short:
-# `dz = (p - onehot) / N`.
+# Softmax turns logits z into probabilities p. Cross-entropy is `L = -mean log p[label]`. Its gradient is short: `dz =
+# (p - onehot) / N`.
 
 # %%
 z, labels = rng.standard_normal((4, 10)), np.array([3, 1, 4, 1])
@@ -120,8 +120,8 @@ picture(figure, "02_a_layer_by_hand")
 # %% [markdown]
 # ## Exercise
 #
-# Write forward and backward of a ReLU and of a max-pooling over 2 x 2 windows. Which position gets the gradient when two
-# values of a window are equal? Compare with `minquant.nn.ReLU` and `minquant.nn.MaxPool`.
+# Write forward and backward of a ReLU and of a max-pooling over 2 x 2 windows. Which position gets the gradient when
+# two values of a window are equal? Compare with `minquant.nn.ReLU` and `minquant.nn.MaxPool`.
 # (`solutions/02_a_layer_by_hand.py`)
 #
 # ## What you can now read

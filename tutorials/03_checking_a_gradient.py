@@ -17,8 +17,8 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## Differences
 #
-# The derivative of f at 0, from a few values of f. Two points: the error falls with `h^2`. Four points: with `h^4`. But
-# every value carries a rounding error of about 1e-16, and it is divided by h. So h must not be too small.
+# The derivative of f at 0, from a few values of f. Two points: the error falls with `h^2`. Four points: with `h^4`.
+# But every value carries a rounding error of about 1e-16, and it is divided by h. So h must not be too small.
 
 # %%
 def two_points(f, h):
@@ -34,8 +34,7 @@ def f(t):
 
 
 steps = np.geomspace(1e-13, 1, 200)
-error2 = np.array([abs(two_points(f, h) - 2) for h in steps]) / 2
-error4 = np.array([abs(four_points(f, h) - 2) for h in steps]) / 2
+error2, error4 = (np.array([abs(rule(f, h) - 2) / 2 for h in steps]) for rule in (two_points, four_points))
 assert four_points(f, 1e-3) == check.directional(f, 1e-3)  # the library's own
 assert error4[steps < 1e-11].max() > 1e-6 and error4.min() < 1e-13 < error2.min() * 1e3
 
@@ -77,8 +76,8 @@ assert rejected(ForgottenTranspose(5, 5, rng), x)
 # %% [markdown]
 # ## Fooling it, 1: an upstream gradient of ones
 #
-# It is tempting to check `sum(y)`, that is dy = 1. A batch norm makes its outputs sum to the same number whatever x is. So
-# the true gradient is zero, and a backward that returns nothing passes.
+# It is tempting to check `sum(y)`, that is dy = 1. A batch norm makes its outputs sum to the same number whatever x
+# is. So the true gradient is zero, and a backward that returns nothing passes.
 
 # %%
 class Lazy(BatchNorm):
@@ -123,9 +122,10 @@ except ValueError as error:
 #
 # ## 4: rounding
 #
-# A quantizer is a staircase: as x moves, the codes stay and only the step size, read off the largest value, changes. Its
-# backward says dx = dy all the same: a *straight-through* gradient. The checker rejects that, rightly. Such a backward must name the smooth function it differentiates, its
-# `surrogate`. Then the claim can be checked. The next tutorial is about what this pretends.
+# A quantizer is a staircase: as x moves, the codes stay and only the step size, read off the largest value, changes.
+# Its backward says dx = dy all the same: a *straight-through* gradient. The checker rejects that, rightly. Such a
+# backward must name the smooth function it differentiates, its `surrogate`. Then the claim can be checked. The next
+# tutorial is about what this pretends.
 
 # %%
 quantizer = MinMaxWeight(4)
@@ -151,8 +151,8 @@ picture(figure, "03_checking_a_gradient")
 # %% [markdown]
 # ## Exercise
 #
-# Write a backward of `y = x^2` that is wrong only where |x| > 3. Can the checker find it with standard normal inputs of
-# 6 x 5 values? How would you make sure that it does? (`solutions/03_checking_a_gradient.py`)
+# Write a backward of `y = x^2` that is wrong only where |x| > 3. Can the checker find it with standard normal inputs
+# of 6 x 5 values? How would you make sure that it does? (`solutions/03_checking_a_gradient.py`)
 #
 # ## What you can now read
 #

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 4. The straight-through estimator, and what it pretends
 #
-# Rounding has derivative 0. Gradient descent through a rounded weight would never move it. The straight-through estimator
-# (STE) pretends that the derivative is 1. All five papers start from this lie and improve on it. Here we measure it.
+# Rounding has derivative 0. Gradient descent through a rounded weight would never move it. The straight-through
+# estimator (STE) pretends that the derivative is 1. All five papers start from this lie and improve on it. Here we
+# measure it.
 
 # %%
 import numpy as np
@@ -31,16 +32,16 @@ np.testing.assert_allclose(numeric, dv, atol=1e-9)
 # %% [markdown]
 # ## The bias, measured
 #
-# A single weight w and the loss `f(q) = (q - t)^2` of the rounded weight q. Add a noise, uniform over one step, before
-# rounding. Now the *expected* loss is smooth in w and has a true gradient. With k = floor(w) and p = w - k, q is k + 1 with
-# probability p and k otherwise:
+# A single weight w and the loss `f(q) = (q - t)^2` of the rounded weight q. Add a noise, uniform over one step,
+# before rounding. Now the *expected* loss is smooth in w and has a true gradient. With k = floor(w) and p = w - k, q
+# is k + 1 with probability p and k otherwise:
 #
 #     E f        = (1 - p) (k - t)^2 + p (k + 1 - t)^2
 #     true:      d E f / dw = (k + 1 - t)^2 - (k - t)^2 = 2 (k + 1/2 - t)
 #     pretended: E f'(q)    = 2 (w - t)                     (since E q = w)
 #
-# The straight-through gradient is that of the loss *without* quantization. Its bias is `2 (w - k - 1/2)`: zero half-way
-# between two levels, largest on a level.
+# The straight-through gradient is that of the loss *without* quantization. Its bias is `2 (w - k - 1/2)`: zero
+# half-way between two levels, largest on a level.
 
 # %%
 t, draws = 0.3, 2_000 if SHORT else 20_000
@@ -60,8 +61,8 @@ print(f"largest bias measured {np.abs(bias).max():.2f}; the largest possible is 
 # ## What follows: weights swing
 #
 # Without noise, gradient descent with an STE looks for w = t = 0.3 and cannot get there: q is 0 or 1. While q = 0 the
-# gradient pushes w up, while q = 1 it pushes down. So w ends at the border 0.5 between two cells and swings around it,
-# although q = 0 is the better choice: (0 - 0.3)^2 < (1 - 0.3)^2.
+# gradient pushes w up, while q = 1 it pushes down. So w ends at the border 0.5 between two cells and swings around
+# it, although q = 0 is the better choice: (0 - 0.3)^2 < (1 - 0.3)^2.
 
 # %%
 lr, path = 0.02, [0.0]
@@ -72,11 +73,11 @@ tail = np.array(path[60:])
 share = (np.rint(tail) == 0).mean()
 assert np.abs(tail - 0.5).max() < 0.05            # it lives at the border
 assert abs(share - (1 - t)) < 0.1                 # on average q is right: 0 in 70 % of the steps, 1 in 30 %
-print(f"the weight swings between {tail.min():.3f} and {tail.max():.3f}; it is rounded to 0 in {share:.0%} of the steps")
+print(f"the weight swings in {tail.min():.3f} .. {tail.max():.3f}; it is rounded to 0 in {share:.0%} of the steps")
 
 # %% [markdown]
-# So what is the lie good for? It keeps the mean of the rounded weights right, and millions of weights average well. What
-# it costs are swinging weights and step sizes without a proper gradient. The papers answer in different ways:
+# So what is the lie good for? It keeps the mean of the rounded weights right, and millions of weights average well.
+# What it costs are swinging weights and step sizes without a proper gradient. The papers answer in different ways:
 #
 # | paper | answer |
 # |---|---|
@@ -107,8 +108,8 @@ picture(figure, "04_straight_through")
 # %% [markdown]
 # ## Exercise
 #
-# Give the weight the gradient of its *clipped sign* (`sign_ste`) and the target t = 0.3 with levels -1 and +1. Where does it
-# swing now? Which share of the steps is it +1? (`solutions/04_straight_through.py`)
+# Give the weight the gradient of its *clipped sign* (`sign_ste`) and the target t = 0.3 with levels -1 and +1. Where
+# does it swing now? Which share of the steps is it +1? (`solutions/04_straight_through.py`)
 #
 # ## What you can now read
 #
