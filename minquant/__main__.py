@@ -8,6 +8,7 @@ from .config import nearest
 VERBS = {
     "train": "train a network and quantize it; leaves a run folder",
     "evaluate": "evaluate a run folder or an exported program again",
+    "report": "where the accuracy and the bytes of a run went: one HTML page",
     "export": "write a run as a packed integer program",
     "bench": "measure: a training step, layer by layer",
     "kernels": "what is compiled, and what this machine offers",
