@@ -201,10 +201,11 @@ def version():
     return re.search(r'^__version__ = "(.+)"$', Path("minquant/__init__.py").read_text(), re.M)[1]
 
 
+EXPORT = ["onnx>=1.20", "onnxruntime>=1.23"]  # 2-bit integers since onnx 1.20
 EXTRAS = {
-    "test": ["pytest>=7.4", "hypothesis", "joblib", "setuptools>=70.1", "cython>=3.1"],
+    "test": ["pytest>=7.4", "hypothesis", "joblib", "setuptools>=70.1", "cython>=3.1", *EXPORT],
     "sweep": ["joblib", "dask", "distributed"],
-    "export": ["onnx", "onnxruntime"],
+    "export": EXPORT,
     "docs": ["sphinx", "numpydoc"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .deploy import reference
+from .deploy.reference import BitExactError
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,6 @@ class Agreement:
             text += (f"; in plain float64, whose sums round before they are complete, {self.plain_codes:,} codes at or "
                      "behind exact ties fall the other way")
         return text
-
-
-class BitExactError(AssertionError):
-    """A Program and its network differ; the message names the first layer, the place and both values."""
 
 
 def bit_exact(model, program, images, normalise, batch_size=100):

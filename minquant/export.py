@@ -12,6 +12,7 @@ import numpy as np
 from . import check, data
 from .config import ConfigError, Parser
 from .deploy import LoweringError, file, lower
+from .deploy.onnx_export import check_onnx, export_onnx
 from .runs import RunError, load_run, read_config, replacing
 
 
@@ -49,6 +50,7 @@ def check_mqz(program, path, images):
 
 TARGETS = {
     "mqz": Target("model.mqz", "one packed file", write_mqz, check_mqz),
+    "onnx": Target("model.onnx", "the same integers in ONNX", export_onnx, check_onnx),
 }
 
 
@@ -57,7 +59,8 @@ def main(argv=None):
     arguments = make_parser().parse_args(argv)
     try:
         result, text = export(arguments)
-    except (ConfigError, data.DataError, RunError, LoweringError, ValueError, OSError, check.BitExactError) as error:
+    except (ConfigError, data.DataError, RunError, LoweringError, ValueError, OSError, ImportError,
+            check.BitExactError) as error:
         print(f"minquant.export: error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=2) if arguments.json else text)

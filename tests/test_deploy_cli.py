@@ -1,6 +1,7 @@
 """The verbs `export` and `evaluate FILE.mqz`: what they write and print, and what they refuse."""
 
 import json
+import sys
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_export_reports_what_it_wrote_and_what_the_check_compared(run, tmp_path,
     assert result["bytes"] == (tmp_path / "m.mqz").stat().st_size and result["unproven"] == 0
     assert result["check"] == {"images": 360, "codes": 360 * (64 + 256 + 128), "mismatches": 0,
                                "mqz": {"images": 360, "logits": 3600, "mismatches": 0}}
+
+
+def test_an_onnx_model_is_exported_and_checked_in_one_command(run, tmp_path, capsys):
+    out = tmp_path / "m.onnx"
+    assert export([str(run), "--to", "onnx", "--check", "--out", str(out)]) == 0
+    assert "onnx against the program: images 360, codes 186,368, mismatches 0" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_an_export_without_its_extra_says_what_to_install_and_writes_nothing(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert export([str(run), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]) == 1
+    assert 'pip install "minquant[export]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_file_that_fails_its_check_is_not_left_behind(run, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,10 @@ from ..nn.base import join
 from ..quantizers.base import Quantizer
 
 
+class BitExactError(AssertionError):
+    """Two forms of one network differ; the message names the first layer, the place and both values."""
+
+
 class Exact(NamedTuple):
     """Quantized activations: integer levels (as float64) times one scale."""
 
