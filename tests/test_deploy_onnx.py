@@ -153,8 +153,29 @@ def test_a_session_without_any_option_computes_the_same():
     program = lowered("lenet5", "minmax", 8)
     session = onnxruntime.InferenceSession(to_onnx(program).SerializeToString(), providers=["CPUExecutionProvider"])
     images = DIGITS.test.images
-    logits, = session.run(None, {"images": images})
+    logits, classes = session.run(["logits", "class"], {"images": images})
     np.testing.assert_array_equal(logits, program.run(images).astype(np.float32))
+    np.testing.assert_array_equal(classes, program.run(images).argmax(1))
+
+
+def test_the_class_is_told_apart_where_float32_logits_are_equal():
+    program = tiny(logits=Logits("logits", (5,), ("multiply", "add"), np.array([[0.0] * 3, [1, 1 + 1e-12, 1]])))
+    session = onnxruntime.InferenceSession(to_onnx(program).SerializeToString(), providers=["CPUExecutionProvider"])
+    logits, classes = session.run(["logits", "class"], {"images": np.zeros((1, 2, 2, 1), np.uint8)})
+    assert (logits == 1).all() and classes == 1
+
+
+def test_a_network_that_ends_in_a_convolution_gives_its_map_of_logits(tmp_path):
+    rng = np.random.default_rng(0)
+    program = Program((5, 4, 1), (
+        ops.QuantizeInput("input", (0,), np.arange(256, dtype=np.uint8)[None] // 16),
+        ops.Convolution(**weights(rng, (3, 3, 1, 2), 4, stride=1, padding=1, groups=1) | dict(inputs=(1,))),
+        Logits("map", (2,), ("multiply",), np.full((1, 2), 0.25))))
+    images = rng.integers(0, 256, (3, 5, 4, 1), dtype=np.uint8)
+    checked(program, tmp_path / "m.onnx", images)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    logits, = session.run(None, {"images": images})
+    np.testing.assert_array_equal(logits, program.run(images))
 
 
 @pytest.mark.parametrize("constant,message", [

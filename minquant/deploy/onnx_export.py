@@ -3,7 +3,8 @@
     export_onnx(program, "model.onnx")
 
 The model takes `images`, uint8 (N, H, W, C) as the Program does (not normalised; the input table is in the graph),
-transposes to NCHW once, and gives `logits`, float32 (N, classes). N is free.
+transposes to NCHW once, and gives `logits`, float32 (N, classes), and `class`, int64 (N,), their arg-max (a network
+that ends in a convolution gives its map of logits, NHWC, alone). N is free.
 
     weights       integers of 2, 4 or 8 bits (INT2, INT4, ...; other widths in the next larger type), convolutions
                   OIHW, linear layers (out, in); DequantizeLinear makes levels of them where levels are consecutive,
@@ -17,7 +18,7 @@ single float operations as IEEE 754 says. Sums of products stay below 2^24 in ma
 order of summation (a layer that could exceed it is summed in parts); a Round behind them keeps a runtime from folding
 the scale into the weights, and makes a fast convolution's result whole. Channels that keep a ladder of thresholds, or
 add a shortcut in float64, find their code by binary search in the same numbers. The logits are the Program's float64
-logits rounded to float32 once: |difference| <= 2^-24 |logit|.
+logits rounded to float32 once: |difference| <= 2^-24 |logit|; `class` is taken before that rounding.
 
 Linear layers are Gemm with transposed weights and a bias of zeros, because of what onnxruntime makes of others by
 default: of MatMul behind a DequantizeLinear MatMulNBits, which rounds activations to int8 block by block unless
@@ -64,12 +65,14 @@ def to_onnx(program):
 
     from .onnx_ops import Translator
     graph = Translator(program).graph
-    shape = program.tensors[-1].shape
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", *program.tensors[-1].shape])]
+    if len(program.tensors[-1].shape) == 1:
+        outputs.append(helper.make_tensor_value_info("class", TensorProto.INT64, ["N"], "the largest logit's"))
     made = helper.make_graph(
         graph.nodes, str(program.info.get("model", "program")),
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *program.image_shape],
                                        "pixels 0..255, NHWC, not normalised")],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", *shape], "arg-max is the class")],
+        outputs,
         list(graph.constants.values()), doc_string=describe(program))
     small = {TensorProto.INT2, TensorProto.UINT2}
     has_2_bits = any(constant.data_type in small for constant in graph.constants.values())
@@ -111,7 +114,7 @@ def check_onnx(program, path, images):
                 if name in found:
                     codes += _equal_codes(f"{what}: '{name}'", expected[name], found[name] + zero, start)
             if "logits" in found:
-                worst = max(worst, _close_logits(what, list(expected.values())[-1], found["logits"], start))
+                worst = max(worst, _close_logits(what, list(expected.values())[-1], found, start))
     return {"images": len(images), "codes": codes, "mismatches": 0, "largest_logit_difference": f"{worst:.1e}",
             "bound": "2^-24 of the logit"}
 
@@ -166,13 +169,17 @@ def _equal_codes(what, expected, found, start):
 
 
 def _close_logits(what, expected, found, start):
-    """The largest difference; BitExactError at a logit beyond the bound or another arg-max."""
-    expected = expected[:len(found)]
-    difference = np.abs(found - expected)
-    wrong = np.argwhere((difference > ROUNDING * np.abs(expected))
-                        | (found.argmax(-1) != expected.argmax(-1))[..., None])
+    """The largest difference; BitExactError at a logit beyond the bound or another class."""
+    logits = found["logits"]
+    expected = expected[:len(logits)]
+    difference = np.abs(logits - expected)
+    wrong = np.argwhere(difference > ROUNDING * np.abs(expected))
     if len(wrong):
         place = tuple(int(k) for k in wrong[0])
-        raise BitExactError(f"{what}: logit {place[1:]} of image {start + place[0]} "
-                            f"is {found[place]!r}, in the program {expected[place]!r}")
+        raise BitExactError(f"{what}: logit {place[1:]} of image {start + place[0]} is {logits[place]!r}, in the "
+                            f"program {expected[place]!r}")
+    other = np.flatnonzero(found["class"] != expected.argmax(1)) if "class" in found else ()
+    if len(other):
+        raise BitExactError(f"{what}: image {start + other[0]} is of class {found['class'][other[0]]}, in the program "
+                            f"of {expected[other[0]].argmax()}")
     return float(difference.max(initial=0.0))

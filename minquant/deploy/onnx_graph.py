@@ -56,21 +56,21 @@ class Graph:
 
     def dequantize(self, codes, name, kind, zero):
         """codes - zero as float32; `kind` is the type of the codes."""
-        of = f"{TensorProto.DataType.Name(kind).lower()}.{zero}"
+        of = f"/{TensorProto.DataType.Name(kind).lower()}.{zero}"
         return self.node("DequantizeLinear", [codes, self.one(), self.constant(of, np.array(zero), kind)], name)
 
     def quantize(self, y, name, kind):
         """y rounded half to even, and clipped to what `kind` holds."""
-        zero = self.constant(f"{TensorProto.DataType.Name(kind).lower()}.0", np.array(0), kind)
+        zero = self.constant(f"/{TensorProto.DataType.Name(kind).lower()}.0", np.array(0), kind)
         return self.node("QuantizeLinear", [y, self.one(), zero], name)
 
     def at_most(self, y, name, top):
         """min(y, top)."""
-        return self.node("Min", [y, self.constant(f"top.{top}", np.float32(top))], name)
+        return self.node("Min", [y, self.constant(f"/top.{top}", np.float32(top))], name)
 
     def one(self):
         """The scale of every DequantizeLinear and QuantizeLinear: real scales are in the requantization."""
-        return self.constant("one", np.float32(1))
+        return self.constant("/one", np.float32(1))
 
     def gather(self, table, index, name, axis=0):
         """table[index] along an axis."""
@@ -102,7 +102,7 @@ class Graph:
         count, bit = start, width >> 1
         while bit:
             step = f"{name}/bit{bit}"
-            trial = self.node("Add", [count, self.constant(f"bit.{bit}", np.int32(bit))], f"{step}/trial")
+            trial = self.node("Add", [count, self.constant(f"/bit.{bit}", np.int32(bit))], f"{step}/trial")
             bound = self.gather(table, trial, f"{step}/boundary")
             enough = self.node("GreaterOrEqual", [value, bound], f"{step}/reached")
             count, bit = self.node("Where", [enough, trial, count], step), bit >> 1

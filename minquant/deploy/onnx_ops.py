@@ -46,7 +46,7 @@ class Translator:
         """Codes of tensor i as indices."""
         x = self.names[i]
         if self.zeros[i]:
-            x = self.graph.node("Add", [x, self.graph.constant(f"zero.{self.zeros[i]}", np.float32(self.zeros[i]))],
+            x = self.graph.node("Add", [x, self.graph.constant(f"/zero.{self.zeros[i]}", np.float32(self.zeros[i]))],
                                 f"{name}/unshifted")
         return self.graph.cast(x, f"{name}/index", INT32)
 
@@ -80,7 +80,7 @@ class Translator:
         total = None
         for n, (start, stop) in enumerate(slices):
             part = f"{op.name}/part{n}"
-            ends = [g.constant(f"at.{k}", np.array([k], np.int64)) for k in (start, stop, 1)]  # of axis 1
+            ends = [g.constant(f"/at.{k}", np.array([k], np.int64)) for k in (start, stop, 1)]  # of axis 1
             own = g.node("Slice", [x, *ends], f"{part}/input")
             sums = g.cast(self.products(op, own, op.codes[..., start:stop, :], part), f"{part}/double", DOUBLE)
             total = sums if total is None else g.node("Add", [total, sums], f"{part}/sum")
@@ -120,7 +120,7 @@ class Translator:
         if max(op.bounds()[1], -op.bounds()[0]) >= EXACT:
             raise ValueError(f"operation '{op.name}' sums beyond 2^24, which float32 does not hold exactly")
         if not op.stride:
-            return g.node("ReduceSum", [x, g.constant("height_and_width", np.array([2, 3]))], op.name, keepdims=0)
+            return g.node("ReduceSum", [x, g.constant("/height_and_width", np.array([2, 3]))], op.name, keepdims=0)
         channels = self.shape(op.inputs[0])[-1]
         ones = g.constant(f"{op.name}/ones", np.ones((channels, 1, *op.window), np.float32))
         sums = g.node("Conv", [x, ones], f"{op.name}/sums", kernel_shape=list(op.window), group=channels,
@@ -216,9 +216,11 @@ class Translator:
         return self.graph.node("Flatten", [x], op.name, axis=1)
 
     def logits(self, op, i):
-        """In double, each step rounded once, and the result once more to float32."""
+        """In double, each step rounded once; float32 logits of it, and the class where an image has one."""
         g, name = self.graph, op.name
         value = g.expression(self.double(name, op.inputs[0]), name, op.steps, op.values, self.spread(i))
+        if len(self.shape(i)) == 1:
+            g.node("ArgMax", [value], "class", axis=1, keepdims=0)
         return g.cast(self.nhwc(value, i, f"{name}/nhwc"), "logits", FLOAT)
 
     def nhwc(self, x, i, name):
