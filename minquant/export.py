@@ -16,6 +16,9 @@ from .deploy.onnx_export import check_onnx, export_onnx
 from .runs import RunError, load_run, read_config, replacing
 
 
+CHECKED_IMAGES = 500  # at the end of a training; --check takes the whole test set
+
+
 class Target(NamedTuple):
     """One word of --to.
 
@@ -90,20 +93,49 @@ def export(arguments):
     out = Path(arguments.out or Path(arguments.run) / target.name)
     config = read_config(arguments.run)
     refuse_occupied(out, arguments.overwrite, target.marker)
-    program, model, dataset = lower_run(arguments.run, config, arguments.checkpoint, arguments.data_root)
-    images, agreement, checked = dataset.test.images, None, None
-    with replacing(out) as temporary:
-        written = target.write(program, temporary, images)
-        if arguments.check:
-            agreement = check.bit_exact(model, program, images, dataset.normalise)
-            checked = target.check(program, temporary, images)
+    dataset = data.load(config.data, arguments.data_root, validation=config.validation, seed=config.seed,
+                        limit=config.limit)
+    program, model = lower_run(arguments.run, config, dataset, arguments.checkpoint)
+    written, checked = write_checked(target, out, program, model, dataset, arguments.check and len(dataset.test))
     proof = program.info["proof"]
     result = {"file": str(out), **written, "operations": len(program.ops), "macs": program.macs(), **proof}
     lines = [program.summary(), "", *proof_lines(proof), f"file    {out}: {figures(written)}"]
-    if agreement:
-        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0, arguments.to: checked}
-        lines += [f"check   {agreement}", f"        {arguments.to} against the program: {figures(checked)}"]
+    if checked:
+        agreement, of_target = checked
+        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0,
+                           arguments.to: of_target}
+        lines += [f"check   {agreement}", f"        {arguments.to} against the program: {figures(of_target)}"]
     return result, "\n".join(lines)
+
+
+def export_finished(folder, config, dataset):
+    """What `minquant.train` does last: RUN/model.mqz, checked on CHECKED_IMAGES; return a dict for its report.
+
+    {"file", "bytes", "images", "codes"}, or {"refused": why} for what integers cannot express, such as float
+    activations. Raises BitExactError, which would be a fault of this program, and what writing raises.
+    """
+    target = TARGETS["mqz"]
+    out = Path(folder) / target.name
+    try:
+        program, model = lower_run(folder, config, dataset)
+    except LoweringError as error:
+        return {"refused": str(error)}
+    written, (agreement, _) = write_checked(target, out, program, model, dataset, CHECKED_IMAGES)
+    return {"file": str(out), **written, "images": agreement.images, "codes": agreement.codes}
+
+
+def write_checked(target, out, program, model, dataset, count):
+    """Write a program; where count is not 0, check it on the first test images before it gets its name.
+
+    Return (figures of what was written, None or (Agreement with the network, figures of the target's own check)).
+    """
+    images, checked = dataset.test.images, None
+    with replacing(out) as temporary:
+        written = target.write(program, temporary, images)
+        if count:
+            checked = (check.bit_exact(model, program, images[:count], dataset.normalise),
+                       target.check(program, temporary, images[:count]))
+    return written, checked
 
 
 def proof_lines(proof):
@@ -139,13 +171,12 @@ def refuse_occupied(out, overwrite, marker=None):
         raise ValueError(f"the folder {out.parent} cannot be written to; choose another place with --out")
 
 
-def lower_run(run, config, checkpoint="best.npz", data_root=None):
-    """Return (Program, model, Dataset) of a run folder."""
-    dataset = data.load(config.data, data_root, validation=config.validation, seed=config.seed, limit=config.limit)
+def lower_run(run, config, dataset, checkpoint="best.npz"):
+    """Return (Program, model) of a run folder."""
     model, meta = load_run(run, dataset, checkpoint)
     info = {"data": config.data, "model": config.model, "method": config.method, "bits": config.bits,
             "act_bits": config.act_bits, "epoch": int(meta["epoch"]), "classes": [str(c) for c in dataset.classes]}
-    return lower(model, dataset.image_shape, dataset.normalise, info), model, dataset
+    return lower(model, dataset.image_shape, dataset.normalise, info), model
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from . import data
+from .check import BitExactError
 from .config import Config, ConfigError, Parser, add_flags, given, nearest
 from .data.sources import source_of
+from .export import export_finished
 from .models import MODELS
 from .progress import Progress
 from .quantize import recipe_for
@@ -34,7 +36,9 @@ def main(argv=None):
                       f"{len(dataset.test)} test images ({dataset.source})")
         from .run import Run  # matplotlib is imported with it, and --help should not wait for that
         report = Run(config, folder, dataset, progress, resume=arguments.resume is not None).train()
-    except (ConfigError, data.DataError, RunError, ValueError, OSError) as error:
+        if not arguments.no_export:
+            report["program"] = export_finished(folder, config, dataset)
+    except (ConfigError, data.DataError, RunError, ValueError, OSError, BitExactError) as error:
         print(f"minquant.train: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except Diverged as error:
@@ -58,6 +62,8 @@ def make_parser():
     parser.add_argument("--resume", metavar="FOLDER", help="go on with an interrupted run")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the products and compiled helpers")
+    parser.add_argument("--no-export", action="store_true",
+                        help="do not write and check the integer program model.mqz at the end")
     parser.add_argument("--quiet", action="store_true", help="print only the result")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--list-methods", action="store_true", help="print the methods and their options, and stop")
@@ -130,7 +136,18 @@ def show(report, folder):
              f"files               {folder}/  (report.json, log.csv, best.npz, plots/)"]
     if report["method"] == "float":
         del lines[3]
-    return "\n".join(lines)
+    return "\n".join(lines + show_program(report.get("program", {})))
+
+
+def show_program(exported):
+    """What `export_finished` gives, as lines."""
+    if "refused" in exported:
+        return [f"integer program     none: {exported['refused']}"]
+    if not exported:
+        return []
+    return [f"integer program     {exported['file']}, {exported['bytes']:,} bytes",
+            f"checked             {exported['codes']:,} codes on {exported['images']} test images: all are those of "
+            "the network in float64"]
 
 
 def list_methods():

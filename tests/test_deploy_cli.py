@@ -11,12 +11,13 @@ from minquant.export import TARGETS, refuse_occupied
 from minquant.export import main as export
 from minquant.train import main as train
 
+SHORT = ["--method", "cpq", "--bits", "3", "--model", "mlp", "--float-epochs", "1", "--epochs", "1", "--quiet"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(["--method", "cpq", "--bits", "3", "--model", "mlp", "--float-epochs", "1", "--epochs", "1", "--quiet",
-                  "--out", str(folder)]) == 0
+    assert train([*SHORT, "--no-export", "--out", str(folder)]) == 0
     return folder
 
 
@@ -67,6 +68,24 @@ def test_a_folder_is_replaced_only_where_an_export_made_it_and_only_when_told(tm
     refuse_occupied(tmp_path, True, "model.h")
     with pytest.raises(ValueError, match="exists already; choose another --out"):
         refuse_occupied(tmp_path, False, "model.h")
+
+
+def test_training_ends_with_a_checked_program_unless_told_not_to(run, exported, tmp_path, capsys):
+    assert train([*SHORT, "--out", str(tmp_path / "again")]) == 0
+    text = capsys.readouterr().out
+    program = tmp_path / "again" / "model.mqz"
+    assert program.read_bytes() == exported.read_bytes()
+    assert f"integer program     {program}, {program.stat().st_size:,} bytes\n" in text
+    assert f"checked             {360 * (64 + 256 + 128):,} codes on 360 test images: all" in text
+
+
+@pytest.mark.parametrize("flags,reason", [
+    (["--act-bits", "float"], "none: layer 'flatten' reads the image; quantize activations too"),
+    (["--override", "fc2=float"], "none: layer 'fc2' has float weights; quantize it"),
+    (["--method", "float"], "none: layer 'flatten' reads the image")])
+def test_a_training_that_integers_cannot_express_says_so_in_a_line_and_is_no_failure(flags, reason, tmp_path, capsys):
+    assert train([*SHORT, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert f"integer program     {reason}" in capsys.readouterr().out and not (tmp_path / "run/model.mqz").exists()
 
 
 def test_a_program_has_the_accuracy_of_its_run_and_agrees_with_it(run, exported, capsys):

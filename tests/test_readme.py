@@ -37,15 +37,17 @@ def test_the_main_job_runs_as_written_and_prints_what_the_readme_says(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "\n## What it prints\n" in TEXT
     expected = TEXT.split("\n## What it prints\n")[1].split("```")[1].splitlines()[1:]
-    closing = r"(float accuracy|quantized accuracy|model size|files) "
+    closing = r"(float accuracy|quantized accuracy|model size|files|integer program|checked) "
     labels = [line.split("  ")[0] for line in expected if re.match(closing, line)]
-    assert len(labels) == 4
+    assert len(labels) == 6
     for label in labels:
         assert label in done.stdout
     accuracy = float(re.search(r"quantized accuracy +([\d.]+)%", done.stdout).group(1))
     assert accuracy > 90
     folder = tmp_path / re.search(r"files +(\S+)/ ", done.stdout).group(1)
     assert (folder / "report.json").is_file() and (folder / "plots" / "weights.png").is_file()
+    size = int(re.search(r"integer program +\S+, ([\d,]+) bytes", done.stdout).group(1).replace(",", ""))
+    assert (folder / "model.mqz").stat().st_size == size
 
 
 NAMED = re.findall(r"(?:\]\(|`)((?:minquant|tests|results|tools|tutorials)/[\w./-]*|CONTRIBUTING\.md|LICENSE)", TEXT)
