@@ -1,14 +1,32 @@
 """Low-bit neural networks: five papers, each in one file, down to integers in C.
 
-    model = minquant.models.lenet5((28, 28, 1), 10, rng)
-    quantized = minquant.quantize(model, method="cpq", bits=4, act_bits=4, rng=rng)
-    minquant.calibrate(quantized, images, rng)
+    >>> import os, tempfile
+    >>> import numpy as np, minquant
+    >>> rng, digits = np.random.default_rng(0), minquant.data.load("digits")
+    >>> model = minquant.models.mlp(digits.image_shape, len(digits.classes), rng)
+    >>> model = minquant.quantize(model, method="cpq", bits=4, act_bits=4, rng=rng)
+    >>> minquant.calibrate(model, digits.normalise(digits.train.images[:64]), rng)
+
+Train it (`minquant.training.step` is one step; `python -m minquant.train` does it all), bring it into its stored form,
+and go on in integers:
+
+    >>> model.method.finish(model)
+    >>> program = minquant.lower(model, digits.image_shape, digits.normalise)
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.mqz")
+    >>> minquant.save(program, path) == os.path.getsize(path)
+    True
+    >>> images = digits.test.images[:3]
+    >>> np.array_equal(minquant.load(path).run(images), program.run(images))
+    True
+    >>> minquant.check.bit_exact(model, program, images, digits.normalise).codes  # that many, all equal
+    1344
 """
 
 __version__ = "0.1.0"
 
-from . import models, nn  # noqa: E402  (setup.py and the submodules read the version first)
-from .data import load  # noqa: E402
+from . import check, data, models, nn  # noqa: E402  (setup.py and the submodules read the version first)
+from .deploy import lower  # noqa: E402
+from .deploy.file import load, save  # noqa: E402
 from .quantize import calibrate, quantize  # noqa: E402
 
-__all__ = ["__version__", "calibrate", "load", "models", "nn", "quantize"]
+__all__ = ["__version__", "calibrate", "check", "data", "load", "lower", "models", "nn", "quantize", "save"]

@@ -10,6 +10,7 @@ import numpy as np
 from . import check, data
 from .config import ConfigError, Parser
 from .deploy import file
+from .export import load_stored
 from .nn import softmax_cross_entropy
 from .runs import RunError, load_run, read_config
 from .training import evaluate
@@ -89,7 +90,7 @@ def check_file(program, arguments):
     run = arguments.of or Path(arguments.run).parent
     config = read_config(run)
     dataset = dataset_of(config, arguments)
-    model, _ = load_run(run, dataset, arguments.checkpoint)
+    model, _ = load_stored(run, dataset, arguments.checkpoint)
     return check.bit_exact(model, program, dataset.test.images, dataset.normalise)
 
 

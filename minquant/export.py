@@ -100,6 +100,9 @@ def export(arguments):
     proof = program.info["proof"]
     result = {"file": str(out), **written, "operations": len(program.ops), "macs": program.macs(), **proof}
     lines = [program.summary(), "", *proof_lines(proof), f"file    {out}: {figures(written)}"]
+    if not program.info["finished"]:
+        lines.append(f"note    {arguments.checkpoint} is of epoch {program.info['epoch']}, before the run's end; its "
+                     "network has been brought into stored form for this export")
     if checked:
         agreement, of_target = checked
         result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0,
@@ -172,11 +175,20 @@ def refuse_occupied(out, overwrite, marker=None):
 
 
 def lower_run(run, config, dataset, checkpoint="best.npz"):
-    """Return (Program, model) of a run folder."""
-    model, meta = load_run(run, dataset, checkpoint)
+    """Return (Program, model in its stored form) of a run folder."""
+    model, meta = load_stored(run, dataset, checkpoint)
     info = {"data": config.data, "model": config.model, "method": config.method, "bits": config.bits,
-            "act_bits": config.act_bits, "epoch": int(meta["epoch"]), "classes": [str(c) for c in dataset.classes]}
+            "act_bits": config.act_bits, "epoch": int(meta["epoch"]), "finished": bool(meta.get("finished")),
+            "classes": [str(c) for c in dataset.classes]}
     return lower(model, dataset.image_shape, dataset.normalise, info), model
+
+
+def load_stored(run, dataset, checkpoint="best.npz"):
+    """(model, meta) of a checkpoint; one from before the run's end is brought into stored form as the end would."""
+    model, meta = load_run(run, dataset, checkpoint)
+    if not meta.get("finished") and getattr(model, "method", None) is not None:
+        model.method.finish(model)
+    return model, meta
 
 
 if __name__ == "__main__":

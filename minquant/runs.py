@@ -149,6 +149,9 @@ def load_run(folder, dataset, checkpoint="best.npz"):
     """Rebuild the model of a run folder from one of its checkpoints; return (model, meta)."""
     config = read_config(folder)
     path = Path(folder) / checkpoint
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}; if the run was interrupted, finish it: "
+                       f"python -m minquant.train --resume {folder}")
     parts = read_checkpoint(path)
     model = float_model(config, dataset)
     if int(parts["meta"].get("stage", 1)) == 1 and config.method != "float":

@@ -1,8 +1,10 @@
 """The verbs `export` and `evaluate FILE.mqz`: what they write and print, and what they refuse."""
 
 import json
+import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from minquant import check
@@ -123,6 +125,58 @@ def test_exports_that_cannot_work_say_why_and_write_nothing(run, arguments, mess
     before = sorted(run.rglob("*"))
     assert export([a.format(run=run) for a in arguments]) == 1
     assert message in capsys.readouterr().err and sorted(run.rglob("*")) == before
+
+
+def damaged(run, folder, change):
+    """A copy of a run folder without its model.mqz, changed."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("*.mqz", "plots"))
+    change(folder)
+    return folder
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def diverged(folder):
+    with np.load(folder / "best.npz") as archive:
+        arrays = dict(archive)
+    arrays["params/fc2.weight"][3, 4] = np.nan
+    np.savez(folder / "best.npz", **arrays)
+
+
+@pytest.mark.parametrize("change,message", [
+    (lambda folder: (folder / "best.npz").unlink(), "if the run was interrupted, finish it: python -m minquant"),
+    (lambda folder: cut_off(folder / "best.npz"), "best.npz is not a readable checkpoint of this project"),
+    (lambda folder: np.savez(folder / "best.npz", weights=np.ones(3)), "best.npz is not a readable checkpoint"),
+    (lambda folder: (folder / "best.npz").write_bytes(b"\x80\x04pickle"), "best.npz is not a readable checkpoint"),
+    (lambda folder: (folder / "config.toml").unlink(), "is not a run folder: it has no config.toml"),
+    (lambda folder: (folder / "config.toml").write_text("bits = [["), "cannot read the configuration"),
+    (lambda folder: (folder / "config.toml").write_text('colour = "red"'), "there is no setting 'colour'"),
+    (lambda folder: (folder / "config.toml").write_text('model = "lenet5"\nmethod = "cpq"'), "does not fit this model"),
+    (diverged, "'fc2.weight' holds NaN or infinity; lower a checkpoint from before the training diverged"),
+])
+@pytest.mark.parametrize("target", ["mqz", "onnx"])
+def test_a_run_that_is_unfinished_foreign_or_damaged_is_named_and_nothing_is_written(run, tmp_path, change, message,
+                                                                                    target, capsys):
+    folder = damaged(run, tmp_path / "run", change)
+    before = sorted(folder.iterdir())
+    assert export([str(folder), "--to", target]) == 1
+    assert message in capsys.readouterr().err and sorted(folder.iterdir()) == before
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error_before_any_work(run, capsys):
+    assert export([str(run), "--out", "/proc/model.mqz"]) == 1
+    assert "/proc" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_the_end_is_exported_in_its_stored_form_with_a_note(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train([*SHORT, "--method", "dgms", "--no-export", "--out", str(folder)]) == 0
+    assert export([str(folder), "--checkpoint", "last.npz", "--check"]) == 0
+    text = capsys.readouterr().out
+    assert "note    last.npz is of epoch 1, before the run's end" in text and "are equal to the last bit" in text
+    assert evaluate([str(folder / "model.mqz"), "--check", "--checkpoint", "last.npz"]) == 0
 
 
 @pytest.mark.parametrize("arguments,message", [

@@ -9,8 +9,8 @@ import pytest
 import minquant
 
 # A peer imports the library it measures at its top, and only the extras install that; __main__ runs when imported.
-MODULES = sorted(m.name for m in pkgutil.walk_packages(minquant.__path__, "minquant.")
-                 if ".peer_" not in m.name and not m.name.endswith("__main__"))
+MODULES = ["minquant", *sorted(m.name for m in pkgutil.walk_packages(minquant.__path__, "minquant.")
+                               if ".peer_" not in m.name and not m.name.endswith("__main__"))]
 
 
 @pytest.mark.parametrize("name", MODULES)
