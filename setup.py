@@ -21,9 +21,11 @@ from setuptools.errors import CompileError, PlatformError
 KERNELS = Path("minquant/_kernels")
 
 # One row per extension module of minquant._kernels: name -> (Cython wrapper, patterns of its C sources).
+INTEGER = ["int_*.c", "gemm*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
 EXTENSIONS = {
     "train": ("train.pyx", ["train_*.c"]),
-    "integer": ("integer.pyx", ["int_*.c", "gemm*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]),
+    "integer": ("integer.pyx", INTEGER),
+    "executor": ("executor.pyx", INTEGER + ["exec_*.c"]),
 }
 
 # Every C file. Without contraction a float32 multiply-add rounds twice on every machine: equal integers.

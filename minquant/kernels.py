@@ -119,6 +119,11 @@ def _as_bytes(a, ndim):
     return (a, False) if kind == "B" else (a.view(np.uint8), True)
 
 
+def default_threads():
+    """Threads that operations use unless told otherwise."""
+    return _threads
+
+
 def _team(size, num_threads, small):
     return (num_threads or _threads) if size >= small else 1
 

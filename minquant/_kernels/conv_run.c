@@ -79,6 +79,7 @@ static int run_image(const conv_job *job, int image, int thread, int threads)
                          .q = job->options->q,
                          .first = first,
                          .out = job->out + place * size,
+                         .out_line = (ptrdiff_t)s->out_w * s->columns,
                          .out_row = s->columns};
         if (int_product_run(&p, threads))
             return -1;

@@ -3,16 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void *int_alloc(size_t bytes)
-{
-    void *memory;
-    return posix_memalign(&memory, 64, bytes + 64)
-               ? NULL
-               : memory; /* loads of whole vectors end past the last byte */
-}
-
-void int_free(void *memory) { free(memory); }
-
 /* A code whose level is 0, for the padding behind a segment; -1 where the table of 2^bits entries has none.
  */
 static int zero_code(int bits, int used, const int8_t *levels)
@@ -50,8 +40,8 @@ static int choose_layout(int_weights *w, int bits, const int8_t *levels)
 }
 
 /* Write one panel: column c of it holds column `first + c` of the codes, or the padding beyond the last. */
-static void pack_panel(const int_weights *w, const uint8_t *codes, const int8_t *levels, int first, int width,
-                       int pad, uint8_t *to)
+static void pack_panel(const int_weights *w, const int_codes *from, const int8_t *levels, int first,
+                       int width, int pad, uint8_t *to)
 {
     const int_isa *isa = w->isa;
     int per_byte = 8 / w->bits, block = isa->vector * per_byte;
@@ -60,8 +50,7 @@ static void pack_panel(const int_weights *w, const uint8_t *codes, const int8_t 
         for (int c = 0; c < width; c++) {
             int code = pad, n = first + c;
             if (inner < w->length && n < w->columns) {
-                code = codes[((size_t)segment * (size_t)w->length + (size_t)inner) * (size_t)w->columns +
-                             (size_t)n];
+                code = int_code(from, segment * w->length + inner, n);
                 code = w->bits == 8 ? (uint8_t)levels[code] : code;
             }
             size_t place = ((size_t)(k / isa->group) * (size_t)width + (size_t)c) * (size_t)isa->group +
@@ -73,36 +62,54 @@ static void pack_panel(const int_weights *w, const uint8_t *codes, const int8_t 
     }
 }
 
-static void sum_columns(int_weights *w, const uint8_t *codes, const int8_t *levels)
+static void sum_columns(int_weights *w, const int_codes *from, const int8_t *levels)
 {
     for (int k = 0; k < w->segments * w->length; k++)
         for (int n = 0; n < w->columns; n++) {
-            int level = levels[codes[(size_t)k * (size_t)w->columns + (size_t)n]];
+            int level = levels[int_code(from, k, n)];
             w->sums[n] += level;
             w->largest = abs(level) > w->largest ? abs(level) : w->largest;
         }
     w->wide = w->largest > w->isa->largest_bytes;
 }
 
-int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length, int columns,
-                             int bits, const int8_t *levels)
+/* A description without its arrays; the code behind segments. */
+static int_weights describe(const int_isa *isa, int segments, int length, int columns, int bits,
+                            const int8_t *levels, int *pad)
 {
-    int_weights *w = calloc(1, sizeof *w);
-    if (!w)
-        return NULL;
-    *w = (int_weights){.isa = isa, .segments = segments, .length = length, .columns = columns};
-    int pad = choose_layout(w, bits, levels);
-    size_t bytes = 0;
-    for (int p = 0; p < int_panels(w); p++)
-        bytes += int_panel_codes(w, int_panel_width(w, p)) * (size_t)w->bits / 8;
-    w->bytes = bytes;
-    w->panels = int_alloc(bytes);
-    w->sums = calloc((size_t)int_up(columns + 1, INT_MAX_COLUMNS), sizeof *w->sums);
-    if (!w->panels || !w->sums) {
-        int_weights_free(w);
-        return NULL;
-    }
-    memset(w->panels, 0, bytes + 64);
+    int_weights w = {.isa = isa, .segments = segments, .length = length, .columns = columns};
+    *pad = choose_layout(&w, bits, levels);
+    for (int p = 0; p < int_panels(&w); p++)
+        w.bytes += int_panel_codes(&w, int_panel_width(&w, p)) * (size_t)w.bits / 8;
+    return w;
+}
+
+/* The parts of an int_weights in one block: itself, the sums, the panels with room for a whole vector behind.
+ */
+#define HEAD ((sizeof(int_weights) + 63) / 64 * 64)
+static size_t sums_bytes(int columns)
+{
+    return (size_t)int_up(columns + 1, INT_MAX_COLUMNS) * sizeof(int32_t);
+}
+
+size_t int_weights_size(const int_isa *isa, int segments, int length, int columns, int bits,
+                        const int8_t *levels)
+{
+    int pad;
+    int_weights w = describe(isa, segments, length, columns, bits, levels, &pad);
+    return HEAD + sums_bytes(columns) + (w.bytes + 127) / 64 * 64;
+}
+
+int_weights *int_weights_init(void *memory, const int_isa *isa, const int_codes *codes, int segments,
+                              int length, int columns, int bits, const int8_t *levels)
+{
+    int pad;
+    int_weights *w = memory;
+    *w = describe(isa, segments, length, columns, bits, levels, &pad);
+    w->sums = (int32_t *)(void *)((uint8_t *)memory + HEAD);
+    w->panels = (uint8_t *)memory + HEAD + sums_bytes(columns);
+    memset(w->sums, 0, sums_bytes(columns));
+    memset(w->panels, 0, w->bytes + 64);
     sum_columns(w, codes, levels);
     uint8_t *to = w->panels;
     for (int p = 0; p < int_panels(w); p++) {
@@ -111,15 +118,6 @@ int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segme
         to += int_panel_codes(w, width) * (size_t)w->bits / 8;
     }
     return w;
-}
-
-void int_weights_free(int_weights *w)
-{
-    if (w) {
-        int_free(w->panels);
-        free(w->sums);
-    }
-    free(w);
 }
 
 size_t int_weights_bytes(const int_weights *w) { return w->bytes; }

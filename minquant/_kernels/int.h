@@ -29,6 +29,22 @@ int int_has_openmp(void);
 void int_pack_bits(const uint8_t *codes, size_t count, int bits, uint8_t *stream);
 void int_unpack_bits(const uint8_t *stream, size_t count, int bits, uint8_t *codes);
 
+/* Codes of weights where they are stored: row k, column n is code k * pitch + first + n of a stream. */
+typedef struct {
+    const uint8_t *stream;
+    int bits, pitch, first;
+} int_codes;
+
+static inline int int_code(const int_codes *c, int k, int n)
+{
+    size_t e = (size_t)k * (size_t)c->pitch + (size_t)(c->first + n), bit = e * (size_t)c->bits;
+    if (c->bits == 8)
+        return c->stream[e];
+    int low = c->stream[bit / 8] >> bit % 8;
+    int high = bit % 8 + (size_t)c->bits > 8 ? c->stream[bit / 8 + 1] << (8 - bit % 8) : 0;
+    return (low | high) & ((1 << c->bits) - 1);
+}
+
 /* ---- Weights in the layout of one instruction set (gemm_weights.c) ----
  * codes: (segments * length) x columns, row-major. levels: 2^bits of them. A segment is a run of `length`
  * inputs that lie side by side: all of K in a matrix product, one kernel row in a convolution. */
@@ -36,20 +52,30 @@ typedef struct int_weights int_weights;
 int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length, int columns,
                              int bits, const int8_t *levels);
 void int_weights_free(int_weights *w);
+
+/* The same in memory of the caller, 64-byte aligned and of int_weights_size bytes; nothing is freed. */
+size_t int_weights_size(const int_isa *isa, int segments, int length, int columns, int bits,
+                        const int8_t *levels);
+int_weights *int_weights_init(void *memory, const int_isa *isa, const int_codes *codes, int segments,
+                              int length, int columns, int bits, const int8_t *levels);
 size_t int_weights_bytes(const int_weights *w);
 
 /* ---- From the accumulator to the next code (int_requantize.c) ----
- * Channel n with direction 0: clip(rint(float(acc) * multiplier[n] + offset[n]), 0, top), every operation
- * rounded to float32. Direction +1 (-1): the number of its `steps` thresholds t with acc >= t (acc <= t).
- * direction is NULL where it is 0 everywhere. */
+ * Channel n with direction 0: y = float(acc) * multiplier[n] + offset[n], every operation rounded to float32;
+ * the code is clip(rint(y), 0, top), or with boundaries the number of those `top` that y reaches (y >= b).
+ * Direction +1 (-1): the number of its `steps` thresholds t with acc >= t (acc <= t). direction is NULL where
+ * it is 0 everywhere. */
 typedef struct {
     const float *multiplier, *offset;
+    const float *boundaries; /* ascending; NULL: round */
     const int8_t *direction;
-    const int32_t *thresholds; /* channels x steps */
+    const int32_t *thresholds; /* `steps` each of row n or, where there are rows, of rows[n] */
+    const int32_t *rows;
     int steps, top;
 } int_requantization;
 
 void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to);
+uint8_t int_code_of(const int_requantization *q, float y); /* of a channel with direction 0 */
 
 /* ---- Products (gemm.c) ---- */
 typedef struct {

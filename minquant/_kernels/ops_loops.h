@@ -21,7 +21,7 @@ static inline void write_block(const int_requantization *q, ints acc, int first,
 {
     int32_t sums[BLOCK];
     uint8_t codes[BLOCK], *to = (uint8_t *)out + place + first;
-    if (q && !q->direction) {
+    if (q && !q->direction && !q->boundaries) {
         floats y = plus(scale(acc, q->multiplier + first), load_floats(q->offset + first));
         store_codes(n == BLOCK ? to : codes, y, (float)q->top);
         if (n < BLOCK)

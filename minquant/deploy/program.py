@@ -3,18 +3,24 @@
     program = lower(model, dataset.image_shape, dataset.normalise)
     logits = program.run(images)    # uint8 (N, H, W, C) -> float64 (N, classes), or a map (N, h, w, channels)
 
-Its meaning is `run` and `trace`, in NumPy and exact integers, one operation after another (`ops`).
+Its meaning is NumPy in exact integers, one operation after another (`ops`): the oracle. The compiled executor gives
+the same numbers from one C call.
 """
 
+import operator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import kernels
 from ..summary import table
+from . import executor
 from .op import MAX_ELEMENTS, Tensor
 from .ops import Weighted
 
 MAX_OPS = 10_000
+MAX_THREADS = 1024
+DTYPES = {"codes": np.uint8, "sums": np.int32, "logits": np.float64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,26 +55,84 @@ class Program:
         if tensors[-1].kind != "logits":
             raise ValueError(f"the last operation '{names[-1]}' gives {tensors[-1].kind}, not logits")
         object.__setattr__(self, "tensors", tuple(tensors))
+        object.__setattr__(self, "_executors", {})
 
     @property
     def classes(self):
         """Number of logits (of channels, where they are a map)."""
         return self.tensors[-1].shape[-1]
 
-    def run(self, images):
-        """Logits (N, *shape of the last tensor) float64 of uint8 images (N, H, W, C). Raises ValueError for others."""
-        return self._compute(images)[len(self.ops)]
+    def run(self, images, num_threads=None, backend=None):
+        """Logits (N, *shape of the last tensor) float64 of uint8 images (N, H, W, C).
 
-    def trace(self, images):
-        """{operation name: what it gives} for every operation, in the order of the computation."""
-        values = self._compute(images, keep=True)
-        return {op.name: values[i] for i, op in enumerate(self.ops, start=1)}
+        num_threads : at most so many (default: the cores of this process, at most OMP_NUM_THREADS)
+        backend     : "kernels", the compiled executor on the instruction set in use (MINQUANT_ISA); "numpy", the
+                      oracle; None: kernels where they are compiled. The integers are the same.
+        Raises ValueError for other images, numbers of threads or backends.
+        """
+        images, executor, threads = self._prepared(images, num_threads, backend)
+        if executor is None:
+            return self._compute(images)[len(self.ops)]
+        logits = np.empty((len(images), int(np.prod(self.tensors[-1].shape))))
+        executor.run(images, logits, threads)
+        return logits.reshape(len(images), *self.tensors[-1].shape)
 
-    def _compute(self, images, keep=False):
+    def trace(self, images, num_threads=None, backend=None):
+        """{operation name: what it gives} for every operation, in the order of the computation; arguments of `run`.
+
+        The executor gives the codes that it computed on the way to its logits. Sums that it requantizes at once
+        exist nowhere; it computes them once more to show them.
+        """
+        images, executor, threads = self._prepared(images, num_threads, backend)
+        if executor is None:
+            values = self._compute(images, keep=True)
+            return {op.name: values[i] for i, op in enumerate(self.ops, start=1)}
+        results = [np.empty((len(images), *tensor.shape), DTYPES[tensor.kind]) for tensor in self.tensors[1:]]
+        executor.run(images, results[-1].reshape(len(images), -1), threads, [*results[:-1], None])
+        return {op.name: result for op, result in zip(self.ops, results, strict=True)}
+
+    def profile(self, images, num_threads=None, repeats=10):
+        """{operation name: seconds} of one run of the executor, the median of `repeats`.
+
+        What is computed together with a product or pooling before it counts there. Raises ValueError where no
+        kernels are compiled.
+        """
+        images, executor, threads = self._prepared(images, num_threads, "kernels")
+        logits, rows = np.empty((len(images), int(np.prod(self.tensors[-1].shape)))), []
+        for _ in range(repeats):
+            rows.append(np.zeros(len(self.ops), np.uint64))
+            executor.run(images, logits, threads, None, rows[-1])
+        return {op.name: float(ns) * 1e-9 for op, ns in zip(self.ops, np.median(rows, axis=0), strict=True)}
+
+    def _prepared(self, images, num_threads, backend):
+        """(images, executor or None for the oracle, threads), checked."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"images are {images.dtype} of shape {images.shape}; this program takes uint8 pixels "
                              f"(N, {', '.join(map(str, self.image_shape))}), not normalised")
+        if num_threads is not None and not 1 <= operator.index(num_threads) <= MAX_THREADS:
+            raise ValueError(f"num_threads={num_threads} does not work; it takes 1..{MAX_THREADS}, or None for the "
+                             "cores of this process")
+        return np.ascontiguousarray(images), self._executor(backend), num_threads or kernels.default_threads()
+
+    def _executor(self, backend):
+        """The executor of the instruction set in use, made once; None for the oracle."""
+        if backend not in (None, "kernels", "numpy"):
+            raise ValueError(f"backend={backend!r} is unknown; it is 'kernels', 'numpy' or None")
+        isa = "numpy" if backend == "numpy" else kernels.isa()
+        if isa == "numpy":
+            if backend == "kernels":
+                raise ValueError("backend='kernels' needs the compiled kernels; build them, or take backend='numpy'")
+            return None
+        if isa not in self._executors:
+            self._executors[isa] = executor.make(self, isa)
+        return self._executors[isa]
+
+    def __getstate__(self):
+        """What copies and pickles hold: not the executors, which live in this process."""
+        return {**self.__dict__, "_executors": {}}
+
+    def _compute(self, images, keep=False):
         last_use = {i: n for n, op in enumerate(self.ops, start=1) for i in op.inputs}
         values = {0: images}
         for n, op in enumerate(self.ops, start=1):

@@ -1,0 +1,222 @@
+/* From a table of operations to a network that is ready to run: weights in the layout of the instruction set,
+ * factors padded to whole vectors, in one block of memory. The same code measures the block. */
+#include "exec_plan.h"
+#include <string.h>
+
+#define BATCH_BYTES (1 << 19) /* of activations that are worked on together: part of a second-level cache */
+#define MOST_IMAGES 16
+
+/* Hands out pieces of a block, or counts them where there is none. */
+typedef struct {
+    uint8_t *base;
+    size_t used;
+} block;
+
+static void *take(block *b, size_t bytes)
+{
+    void *piece = b->base ? b->base + b->used : NULL;
+    b->used += (bytes + 63) / 64 * 64;
+    return piece;
+}
+
+static int depthwise(const exec_op *op, int channels)
+{
+    return op->kind == EXEC_CONVOLUTION && op->groups > 1 && op->groups == channels &&
+           op->channels == channels;
+}
+
+/* Level 0 as the kernels read it, and whether they must read something else than the codes: 0 no, 1 a map of
+ * them, -1 the levels span more than 8 bits. */
+static int levels_read(const exec_op *op, int *zero)
+{
+    int low = 0, high = 0, even = 1;
+    for (int i = 0; i < op->input_count; i++) {
+        int level = op->input_levels[i];
+        low = level < low ? level : low;
+        high = level > high ? level : high;
+        even &= level - op->input_levels[0] == i;
+    }
+    *zero = -low;
+    if (even && op->input_levels[0] <= 0 && op->input_levels[0] >= -255) {
+        *zero = -op->input_levels[0];
+        return 0;
+    }
+    return high - low > 255 ? -1 : 1;
+}
+
+static const uint8_t *make_map(block *b, const exec_op *op, int zero)
+{
+    uint8_t *map = take(b, 256);
+    if (map) {
+        memset(map, zero, 256);
+        for (int i = 0; i < op->input_count && i < 256; i++)
+            map[i] = (uint8_t)(op->input_levels[i] + zero);
+    }
+    return map;
+}
+
+static void make_depthwise(block *b, const exec_op *op, exec_made *m)
+{
+    int taps = op->kernel_h * op->kernel_w, pitch = int_up(op->channels, INT_BLOCK);
+    int_codes from = {op->stream, op->bits, op->channels, 0};
+    m->form = AS_DEPTHWISE;
+    m->levels = take(b, (size_t)(taps * pitch) * sizeof *m->levels);
+    m->start = take(b, sizeof *m->start);
+    int32_t *start = take(b, (size_t)pitch * sizeof *start);
+    if (!b->base)
+        return;
+    m->start[0] = start;
+    memset(start, 0, (size_t)pitch * sizeof *start);
+    memset(m->levels, 0, (size_t)(taps * pitch) * sizeof *m->levels);
+    for (int tap = 0; tap < taps; tap++)
+        for (int c = 0; c < op->channels; c++) {
+            int level = op->levels[int_code(&from, tap, c)];
+            m->levels[tap * pitch + c] = (int16_t)level;
+            start[c] -= m->zero * level;
+        }
+}
+
+static void make_products(block *b, const int_isa *isa, const exec_op *op, int segments, int length,
+                          exec_made *m)
+{
+    int groups = op->kind == EXEC_LINEAR ? 1 : op->groups, each = op->channels / groups;
+    int8_t levels[256] = {0};
+    memcpy(levels, op->levels, (size_t)int_min(op->level_count, 256));
+    m->weights = take(b, (size_t)groups * sizeof *m->weights);
+    m->start = take(b, (size_t)groups * sizeof *m->start);
+    for (int g = 0; g < groups; g++) {
+        int_codes from = {op->stream, op->bits, op->channels, g * each};
+        void *memory = take(b, int_weights_size(isa, segments, length, each, op->bits, levels));
+        int32_t *start = take(b, (size_t)int_up(each, INT_MAX_COLUMNS) * sizeof *start);
+        if (!b->base)
+            continue;
+        m->weights[g] = int_weights_init(memory, isa, &from, segments, length, each, op->bits, levels);
+        m->start[g] = start;
+        int_start(m->weights[g], m->zero, start);
+    }
+}
+
+static void make_product(block *b, const int_isa *isa, const exec_op *op, int channels, exec_made *m)
+{
+    int_window window = {
+        .kernel_h = op->kernel_h, .kernel_w = op->kernel_w, .channels = channels, .groups = op->groups};
+    int segments = 1, length = channels, read = levels_read(op, &m->zero);
+    if (op->kind == EXEC_CONVOLUTION)
+        int_conv_segments(&window, &segments, &length);
+    m->offsets = take(b, (size_t)(op->kernel_h * op->kernel_w + 1) * sizeof *m->offsets);
+    m->form = AS_LOOPS;
+    if (read < 0 || segments > INT_MAX_TAPS)
+        return;
+    m->form = AS_PRODUCT;
+    m->map = read ? make_map(b, op, m->zero) : NULL;
+    if (depthwise(op, channels))
+        make_depthwise(b, op, m);
+    else
+        make_products(b, isa, op, segments, length, m);
+}
+
+/* Factors of all channels, padded with zeros to whole vectors. */
+static const float *spread(block *b, const float *from, int count, int channels)
+{
+    int padded = (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; /* a group may begin anywhere */
+    float *to = take(b, (size_t)padded * sizeof *to);
+    if (to)
+        for (int i = 0; i < padded; i++)
+            to[i] = i < channels ? from[count == 1 ? 0 : i] : 0;
+    return to;
+}
+
+static void make_ladder(block *b, const exec_op *op, exec_made *m)
+{
+    int8_t *direction = take(b, (size_t)op->channels);
+    int32_t *rows = take(b, (size_t)op->channels * sizeof *rows);
+    if (!b->base)
+        return;
+    int row = 0;
+    for (int c = 0; c < op->channels; c++) {
+        direction[c] = op->direction[op->factors == 1 ? 0 : c];
+        rows[c] = row;
+        row += op->factors > 1 && direction[c];
+    }
+    m->q.direction = direction;
+    m->q.rows = rows;
+    m->q.thresholds = op->thresholds;
+    m->q.steps = op->top;
+}
+
+static void make_requantization(block *b, const exec_op *op, exec_made *m)
+{
+    m->q.top = op->top;
+    m->q.multiplier = spread(b, op->multiplier, op->factors, op->channels);
+    m->q.offset = spread(b, op->offset, op->factors, op->channels);
+    m->q.boundaries = op->boundaries;
+    if (op->direction)
+        make_ladder(b, op, m);
+    if (!op->wide)
+        return;
+    int32_t *index = take(b, (size_t)op->channels * sizeof *index);
+    int used = 0;
+    for (int c = 0; index && c < op->channels; c++)
+        index[c] = op->wide[c] ? used++ : -1;
+    m->index = index;
+}
+
+/* The channels of a tensor. */
+static int channels_of(const exec_network *net, int tensor)
+{
+    return tensor ? net->ops[tensor - 1].channels : net->channels;
+}
+
+static exec *build(const exec_network *net, const int_isa *isa, block *b)
+{
+    size_t count = (size_t)net->count;
+    exec *e = take(b, sizeof *e);
+    exec_made *made = take(b, count * sizeof *made);
+    exec_tensor *tensors = take(b, (2 * count + 1) * sizeof *tensors);
+    exec_step *steps = take(b, 2 * count * sizeof *steps);
+    for (int i = 0; i < net->count; i++) {
+        const exec_op *op = net->ops + i;
+        exec_made m = {0};
+        if (exec_is_product(op->kind))
+            make_product(b, isa, op, channels_of(net, op->inputs[0]), &m);
+        else if (op->kind == EXEC_REQUANTIZE || op->kind == EXEC_ADD_REQUANTIZE)
+            make_requantization(b, op, &m);
+        if (made)
+            made[i] = m;
+    }
+    if (e)
+        *e = (exec){.net = net, .isa = isa, .made = made, .tensors = tensors, .steps = steps};
+    return e;
+}
+
+size_t exec_bytes(const exec_network *net, const int_isa *isa)
+{
+    block b = {0};
+    build(net, isa, &b);
+    return b.used;
+}
+
+/* Where the inputs of a product begin, from the first input of an output pixel. */
+static void set_offsets(exec *e, const exec_step *s)
+{
+    const exec_op *op = e->net->ops + s->op;
+    const exec_made *m = e->made + s->op;
+    const exec_tensor *x = e->tensors + s->input;
+    int by_tap = m->form == AS_DEPTHWISE || op->groups > 1;
+    m->offsets[0] = 0;
+    for (int i = 0; i < op->kernel_h * (by_tap ? op->kernel_w : 1); i++)
+        m->offsets[i] = by_tap ? i / op->kernel_w * x->line + i % op->kernel_w * x->channels : i * x->line;
+}
+
+exec *exec_init(const exec_network *net, const int_isa *isa, void *memory)
+{
+    block b = {memory, 0};
+    exec *e = build(net, isa, &b);
+    exec_plan(e);
+    for (int i = 0; i < e->step_count; i++)
+        if (exec_is_product(e->steps[i].kind))
+            set_offsets(e, e->steps + i);
+    e->most = (int)(BATCH_BYTES / (e->image_bytes + 1));
+    e->most = e->most < 1 ? 1 : e->most > MOST_IMAGES ? MOST_IMAGES : e->most;
+    return e;
+}

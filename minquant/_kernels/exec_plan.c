@@ -1,0 +1,166 @@
+/* Which operations are computed together, in which order, with which borders, and where in the arena. */
+#include "exec_plan.h"
+
+static int max(int a, int b) { return a > b ? a : b; }
+
+/* Operations that read a tensor, flattened or not. */
+static int readers(const exec_network *net, int tensor)
+{
+    int count = 0;
+    for (int i = 0; i < net->count; i++) {
+        const exec_op *op = net->ops + i;
+        count += op->inputs[0] == tensor || (op->kind == EXEC_ADD_REQUANTIZE && op->inputs[1] == tensor);
+    }
+    return count;
+}
+
+static void describe_tensors(exec *e)
+{
+    const exec_network *net = e->net;
+    e->tensors[0] = (exec_tensor){
+        .height = net->height, .width = net->width, .channels = net->channels, .element = 1, .first = -1};
+    for (int i = 0; i < net->count; i++) {
+        const exec_op *op = net->ops + i;
+        int element = exec_gives_sums(op->kind) ? 4 : op->kind == EXEC_LOGITS ? 8 : 1;
+        int root = op->kind == EXEC_FLATTEN ? e->tensors[op->inputs[0]].root : i + 1;
+        e->tensors[i + 1] = (exec_tensor){.height = op->height,
+                                          .width = op->width,
+                                          .channels = op->channels,
+                                          .element = element,
+                                          .fill = -1,
+                                          .root = root,
+                                          .first = -1,
+                                          .last = -1};
+    }
+    e->tensor_count = net->count + 1;
+}
+
+static void mark(exec_tensor *tensors, int tensor, int step)
+{
+    if (tensor >= 0)
+        tensors[tensors[tensor].root].last = step;
+}
+
+static exec_step *add_step(exec *e, int kind, int op, int ending, int input, int output)
+{
+    exec_step *s = e->steps + e->step_count;
+    *s = (exec_step){kind, op, ending, input, -1, output};
+    if (ending >= 0 && e->net->ops[ending].kind == EXEC_ADD_REQUANTIZE)
+        s->shortcut = e->net->ops[ending].inputs[1];
+    mark(e->tensors, input, e->step_count);
+    mark(e->tensors, s->shortcut, e->step_count);
+    mark(e->tensors, output, e->step_count);
+    e->tensors[output].first = e->step_count++;
+    return s;
+}
+
+/* Pixels below and to the right of an input that a convolution reads. */
+static int reach_after(const exec_op *op, const exec_tensor *x)
+{
+    int down = (op->height - 1) * op->stride + op->kernel_h - op->padding - x->height;
+    int right = (op->width - 1) * op->stride + op->kernel_w - op->padding - x->width;
+    return max(0, max(down, right));
+}
+
+/* The tensor that a convolution or linear operation reads: its input with a border that fits, or a copy. */
+static int readable(exec *e, int i)
+{
+    const exec_op *op = e->net->ops + i;
+    const exec_made *made = e->made + i;
+    int input = op->inputs[0];
+    exec_tensor *x = e->tensors + input, *from = x;
+    if (made->form == AS_LOOPS || (!made->map && !op->padding))
+        return input;
+    int flattened = 0;
+    for (int t = 0; t <= e->net->count; t++)
+        flattened |= t != input && e->tensors[t].root == x->root;
+    if (made->map || flattened || (x->before && x->fill != made->zero)) {
+        int copy = e->tensor_count++;
+        x = e->tensors + copy;
+        *x = (exec_tensor){.height = from->height,
+                           .width = from->width,
+                           .channels = from->channels,
+                           .element = 1,
+                           .root = copy};
+        add_step(e, COPY, i, -1, input, copy);
+        input = copy;
+    }
+    if (op->padding) {
+        x->fill = made->zero;
+        x->before = max(x->before, op->padding);
+        x->after = max(x->after, reach_after(op, x));
+    }
+    return input;
+}
+
+/* One step after another; sums that only one operation reads end in the step that makes them. */
+static void make_steps(exec *e)
+{
+    const exec_network *net = e->net;
+    for (int i = 0; i < net->count; i++) {
+        const exec_op *op = net->ops + i;
+        int from = exec_ends_sums(op->kind) ? op->inputs[0] - 1 : i, kind = net->ops[from].kind;
+        if (op->kind == EXEC_FLATTEN || (exec_gives_sums(op->kind) && readers(net, i + 1) == 1))
+            continue;
+        if (exec_ends_sums(op->kind) && readers(net, from + 1) > 1) {
+            from = i;
+            kind = op->kind;
+        }
+        int input = exec_is_product(kind) ? readable(e, from) : net->ops[from].inputs[0];
+        add_step(e, kind, from, exec_ends_sums(op->kind) ? i : -1, input, i + 1);
+    }
+}
+
+static void lay_out(exec_tensor *t)
+{
+    t->line = (ptrdiff_t)(t->before + t->width + t->after) * t->channels * t->element;
+    ptrdiff_t bytes = (t->before + t->height + t->after) * t->line + SLACK;
+    t->image = (bytes + 63) / 64 * 64;
+}
+
+/* The first gap among the tensors that live at the same time. */
+static void place_tensors(exec *e)
+{
+    e->image_bytes = 0;
+    for (int i = 1; i < e->tensor_count; i++) {
+        exec_tensor *t = e->tensors + i;
+        if (t->first < 0 || t->root != i || t->element == 8)
+            continue;
+        ptrdiff_t place = 0;
+        for (int moved = 1; moved;) {
+            moved = 0;
+            for (int j = 1; j < e->tensor_count; j++) {
+                const exec_tensor *other = e->tensors + j;
+                int placed = other->place >= 0 && other->root == j && j != i;
+                if (placed && other->first <= t->last && t->first <= other->last &&
+                    other->place < place + t->image && place < other->place + other->image) {
+                    place = other->place + other->image;
+                    moved = 1;
+                }
+            }
+        }
+        t->place = place;
+        if (place + t->image > e->image_bytes)
+            e->image_bytes = place + t->image;
+    }
+}
+
+void exec_plan(exec *e)
+{
+    e->step_count = 0;
+    describe_tensors(e);
+    make_steps(e);
+    for (int i = 0; i < e->tensor_count; i++) {
+        lay_out(e->tensors + i);
+        e->tensors[i].place = -1;
+    }
+    for (int i = 0; i < e->net->count; i++) /* the same memory in another shape */
+        if (e->net->ops[i].kind == EXEC_FLATTEN)
+            e->tensors[i + 1].image = e->tensors[e->tensors[i + 1].root].image;
+    place_tensors(e);
+    e->scratch = 0;
+    for (int i = 0; i < e->step_count; i++) {
+        size_t bytes = (exec_step_scratch(e, e->steps + i) + 63) / 64 * 64;
+        e->scratch = bytes > e->scratch ? bytes : e->scratch;
+    }
+}

@@ -1,0 +1,92 @@
+/* A prepared network: its steps, where its tensors lie, its weights and tables. Private to exec_*.c. */
+#ifndef MINQUANT_EXEC_PLAN_H
+#define MINQUANT_EXEC_PLAN_H
+#include "exec.h"
+#include "gemm.h"
+
+#define SLACK 64 /* readable bytes behind a tensor: vectors end past its last byte, segments are padded */
+
+/* Where a tensor lies. Codes that a convolution reads have a border that holds its level 0, so that a kernel
+ * row is one run of bytes: the copy that int_conv makes is what the operation before writes. */
+typedef struct {
+    int height, width, channels, element; /* element: bytes of a value */
+    int before, after, fill; /* pixels of border above and left, below and right; what they hold */
+    int root;                /* the tensor whose memory it is: itself, unless flattened */
+    int first, last;         /* steps that write and that last read it; first < 0: never made */
+    ptrdiff_t line, image;   /* bytes between lines, between images */
+    ptrdiff_t place;         /* bytes of the arena before it, for every image of a batch */
+} exec_tensor;
+
+enum { AS_PRODUCT, AS_DEPTHWISE, AS_LOOPS }; /* how a product is computed */
+
+/* What is made of one operation when a network is prepared. */
+typedef struct {
+    int form, zero;     /* of a product; the uint8 that level 0 is read as */
+    const uint8_t *map; /* NULL, or what the kernels read for each code */
+    int_weights **weights;
+    int32_t **start; /* one per group; depthwise: one for all */
+    int16_t *levels; /* depthwise: taps x pitch */
+    ptrdiff_t *offsets;
+    int_requantization q; /* requantize, add requantize: padded */
+    const int32_t *index; /* add requantize: column of values for each wide channel, else -1; NULL: none */
+} exec_made;
+
+enum { COPY = EXEC_LOGITS + 1 }; /* the kind of a step that changes border or codes for one convolution */
+
+/* Something computed for all images: the operation `op`, and what ends its sums. */
+typedef struct {
+    int kind, op, ending; /* ending: index of an operation, or -1: sums as they are */
+    int input, shortcut, output;
+} exec_step;
+
+struct exec {
+    const exec_network *net;
+    const int_isa *isa;
+    exec_made *made;
+    exec_tensor *tensors; /* image, results, then copies */
+    exec_step *steps;
+    int tensor_count, step_count;
+    ptrdiff_t image_bytes; /* of the arena, for each image of a batch */
+    size_t scratch;        /* bytes per thread */
+    int most;              /* images that are taken through the steps together */
+};
+
+/* exec_plan.c: steps, borders, places. Memory of e->tensors (2 count + 1) and e->steps (2 count) is given. */
+void exec_plan(exec *e);
+
+/* exec_tasks.c: a step for some images in tasks that may run at the same time. */
+typedef struct {
+    const exec *e;
+    const exec_call *call;
+    uint8_t *arena; /* tensors of `images` images, from image `first` of the call */
+    int first, images;
+} exec_batch;
+size_t exec_step_scratch(const exec *e, const exec_step *s);
+int exec_step_tasks(const exec_batch *b, const exec_step *s, int threads);
+void exec_step_task(const exec_batch *b, const exec_step *s, int threads, int i, void *scratch);
+double exec_step_work(const exec *e, const exec_step *s); /* multiply-adds or bytes of one image */
+
+/* exec_end.c: what ends sums. */
+typedef struct {
+    const exec_op *op; /* NULL: they stay */
+    const exec_made *made;
+    const int_isa *isa;
+    void *out;
+    const uint8_t *shortcut;
+    ptrdiff_t out_line, out_row, shortcut_line, shortcut_row; /* elements */
+} exec_end;
+int exec_end_is_cheap(const exec_op *op, const exec_made *made);
+void exec_end_rows(const exec_end *end, const int_sums *sums);
+
+static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
+{
+    const exec_tensor *t = b->e->tensors + b->e->tensors[tensor].root;
+    return b->arena + b->images * t->place + image * t->image +
+           t->before * (t->line + t->channels * t->element);
+}
+
+static inline int exec_is_product(int kind) { return kind == EXEC_CONVOLUTION || kind == EXEC_LINEAR; }
+static inline int exec_gives_sums(int kind) { return exec_is_product(kind) || kind == EXEC_SUM_POOL; }
+static inline int exec_ends_sums(int kind) { return kind >= EXEC_REQUANTIZE && kind <= EXEC_LOGITS; }
+
+#endif

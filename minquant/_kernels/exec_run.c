@@ -1,0 +1,188 @@
+/* Runs the steps of a network: which images together, which threads, one step after another.
+ *
+ * Where there is an image for every thread, each takes whole images through all steps and waits for nobody.
+ * Otherwise the threads share the tasks of each step; between steps they wait in a loop, because a wait of
+ * the operating system takes longer than most steps. */
+#include "exec_plan.h"
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#include <sched.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+static int omp_get_num_threads(void) { return 1; }
+static void sched_yield(void) {}
+#endif
+
+#define TEAM_WORK 8e6 /* multiply-adds below which waking another thread (30 us) does not pay */
+#define STEP_WORK 3e5 /* below which handing out a step's tasks (1 us) does not pay */
+#define SPINS 2000    /* looks at the barrier before the processor is offered to others */
+
+/* Threads that work on the same images. */
+typedef struct {
+    int threads, arrived, phase, next; /* next: task of the step */
+} team;
+
+static void wait_for_all(team *t)
+{
+    int phase = __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&t->arrived, 1, __ATOMIC_ACQ_REL) == t->threads) {
+        t->arrived = 0;
+        t->next = 0;
+        __atomic_store_n(&t->phase, phase + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 1; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+        if (spins % SPINS == 0)
+            sched_yield();
+    }
+}
+
+/* What an operation gives, of the images of a batch, from where it lies into the caller's array. */
+static void tap_tensor(const exec_batch *b, int i, uint8_t *to)
+{
+    const exec_tensor *t = b->e->tensors + i + 1;
+    size_t row = (size_t)t->width * (size_t)t->channels * (size_t)t->element;
+    to += (size_t)b->first * (size_t)t->height * row;
+    for (int image = 0; image < b->images; image++)
+        for (int y = 0; y < t->height; y++, to += row)
+            memcpy(to, exec_at(b, i + 1, image) + y * t->line, row);
+}
+
+static void run_alone(const exec_batch *b, const exec_step *s, void *scratch)
+{
+    int tasks = exec_step_tasks(b, s, 1);
+    for (int i = 0; i < tasks; i++)
+        exec_step_task(b, s, 1, i, scratch);
+}
+
+/* After a step: the results that were asked for, and sums that were not kept, computed once more. */
+static void tap_step(const exec_batch *b, int step, void *scratch)
+{
+    const exec *e = b->e;
+    const exec_step *s = e->steps + step;
+    void *const *taps = b->call->taps;
+    for (int i = 0; i < e->net->count; i++) {
+        const exec_tensor *root = e->tensors + e->tensors[i + 1].root;
+        if (taps[i] && root->first == step && root->element < 8)
+            tap_tensor(b, i, taps[i]);
+    }
+    if (s->kind != COPY && s->ending >= 0 && s->op != s->ending && taps[s->op]) {
+        exec_step sums = *s;
+        sums.ending = sums.output = sums.shortcut = -1;
+        run_alone(b, &sums, scratch);
+    }
+}
+
+static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch)
+{
+    const exec *e = b->e;
+    uint64_t before = 0;
+    for (int i = 0, alone = 0; i < e->step_count; i++) {
+        const exec_step *s = e->steps + i;
+        int shared = t->threads > 1 && exec_step_work(e, s) * b->images > STEP_WORK;
+        if (b->call->clock && !thread)
+            before = b->call->clock();
+        if (shared) {
+            if (alone)
+                wait_for_all(t);
+            int tasks = exec_step_tasks(b, s, t->threads), task;
+            while ((task = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < tasks)
+                exec_step_task(b, s, t->threads, task, scratch);
+            wait_for_all(t);
+        } else if (!thread)
+            run_alone(b, s, scratch);
+        alone = !shared;
+        if (b->call->clock && b->call->ticks && !thread)
+            b->call->ticks[s->op] += b->call->clock() - before;
+        if (b->call->taps && !thread) {
+            tap_step(b, i, scratch);
+            alone = 1;
+        }
+        if (b->call->taps && t->threads > 1)
+            wait_for_all(t);
+    }
+}
+
+/* How a call is divided: images taken through the steps together, threads, whether each has its own images.
+ */
+typedef struct {
+    int images, threads, apart;
+} division;
+
+static division divide(const exec *e, int images, int threads)
+{
+    double work = 0;
+    for (int i = 0; i < e->step_count; i++)
+        work += exec_step_work(e, e->steps + i);
+    if (work * images < TEAM_WORK)
+        threads = 1;
+    division d = {.threads = threads, .apart = threads > 1 && images >= threads};
+    int each = d.apart ? (images + threads - 1) / threads : images;
+    d.images = each < e->most ? each : e->most;
+    return d;
+}
+
+static size_t batch_bytes(const exec *e, int images)
+{
+    return (size_t)images * (size_t)e->image_bytes + SLACK;
+}
+
+size_t exec_arena_bytes(const exec *e, int images, int threads)
+{
+    int most = images < e->most ? images : e->most, sets = threads < images ? threads : images;
+    return (batch_bytes(e, most) + 64) * (size_t)(sets > 1 ? sets : 1) + e->scratch * (size_t)threads + 64;
+}
+
+static exec_batch batch_at(const exec *e, const exec_call *call, int first, int images, uint8_t *arena)
+{
+    int left = call->images - first;
+    return (exec_batch){e, call, arena, first, left < images ? left : images};
+}
+
+/* Bytes up to a whole number of cache lines. */
+static size_t whole(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static void run_apart(const exec *e, const exec_call *call, division d)
+{
+    int batches = (call->images + d.images - 1) / d.images;
+    size_t each = whole(batch_bytes(e, d.images)) + e->scratch;
+#pragma omp parallel for num_threads(d.threads) schedule(dynamic)
+    for (int i = 0; i < batches; i++) {
+        team alone = {.threads = 1};
+        uint8_t *arena = (uint8_t *)call->arena + (size_t)omp_get_thread_num() * each;
+        exec_batch b = batch_at(e, call, i * d.images, d.images, arena);
+        run_steps(&b, &alone, 0, arena + each - e->scratch);
+    }
+}
+
+static void run_together(const exec *e, const exec_call *call, division d)
+{
+    team all = {.threads = 0};
+    uint8_t *scratch = (uint8_t *)call->arena + whole(batch_bytes(e, d.images));
+#pragma omp parallel num_threads(d.threads) if (d.threads > 1)
+    {
+#pragma omp single
+        all.threads = omp_get_num_threads();
+        int thread = omp_get_thread_num();
+        for (int first = 0; first < call->images; first += d.images) {
+            exec_batch b = batch_at(e, call, first, d.images, call->arena);
+            run_steps(&b, &all, thread, scratch + (size_t)thread * e->scratch);
+            if (all.threads > 1)
+                wait_for_all(&all);
+        }
+    }
+}
+
+void exec_run(const exec *e, const exec_call *call)
+{
+    division d = divide(e, call->images, call->threads);
+    d.apart &= !call->ticks;
+    if (d.apart)
+        run_apart(e, call, d);
+    else
+        run_together(e, call, d);
+}

@@ -1,0 +1,147 @@
+"""Random Programs whose operations fit each other: every kind, every form, odd shapes, shared tensors."""
+
+import numpy as np
+
+from minquant.deploy.endings import AddRequantize, Logits, Requantize
+from minquant.deploy.ops import Convolution, Flatten, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
+from minquant.deploy.op import Tensor
+from minquant.deploy.pack import pack
+from minquant.deploy.program import Program
+
+
+def random_program(rng, operations=8):
+    """A Program of about so many operations on small images."""
+    return _Builder(rng).build(operations)
+
+
+class _Builder:
+    def __init__(self, rng):
+        self.rng, self.ops = rng, []
+        self.tensors = [Tensor("image", tuple(int(n) for n in rng.integers(1, (9, 9, 4))))]
+
+    def build(self, operations):
+        table = self.rng.integers(0, self.one_of(2, 4, 16, 256), (self.tensors[0].shape[2], 256), dtype=np.uint8)
+        self.emit(QuantizeInput("input", (0,), table))
+        kinds = (self.convolution, self.convolution, self.convolution, self.max_pool, self.sum_pool, self.pad_shortcut,
+                 self.flat)
+        while len(self.ops) < operations:
+            self.one_of(*kinds)(int(self.rng.choice(self.of_kind("codes"))))
+        last = self.emit(Flatten(self.name("flatten"), (int(self.of_kind("codes")[-1]),)))
+        self.logits(self.linear(last, 3))
+        return Program(self.tensors[0].shape, tuple(self.ops))
+
+    def emit(self, op):
+        self.tensors.append(op.result(*(self.tensors[i] for i in op.inputs)))
+        self.ops.append(op)
+        return len(self.ops)
+
+    def one_of(self, *choices):
+        return choices[self.rng.integers(len(choices))]
+
+    def name(self, kind):
+        return f"{kind}{len(self.ops)}"
+
+    def of_kind(self, kind, shape=None):
+        return [i for i, t in enumerate(self.tensors) if t.kind == kind and shape in (None, t.shape)]
+
+    def levels(self, count):
+        """Of codes: code - zero point, any ascending ones of 8 bits, or more than 8 bits hold."""
+        low, high = self.one_of((0, 255), (-128, 127), (-100, 155), (-128, 255))
+        if self.rng.random() < 0.5:
+            return (np.arange(count) + self.rng.integers(low, high + 2 - count)).astype(np.int16)
+        return np.sort(self.rng.choice(np.arange(low, high + 1), count, replace=False)).astype(np.int16)
+
+    def weights(self, tensor, shape):
+        bits, count = int(self.rng.integers(1, 9)), self.tensors[tensor].top + 1
+        levels = self.rng.integers(-128, 128, 2 ** bits).astype(np.int8)
+        codes = self.rng.integers(0, 2 ** bits, shape, dtype=np.uint8)
+        return dict(inputs=(tensor,), bits=bits, shape=shape, stream=pack(codes, bits), levels=levels,
+                    input_levels=self.levels(count))
+
+    def convolution(self, tensor):
+        if len(self.tensors[tensor].shape) != 3:
+            return self.requantize(self.linear(tensor, int(self.rng.integers(1, 70))))
+        h, w, channels = self.tensors[tensor].shape
+        kernel = int(self.rng.integers(1, min(h, w, 5) + 1))
+        padding = int(self.rng.integers(0, kernel))
+        groups = self.one_of(1, channels, self.one_of(*(g for g in range(1, channels + 1) if channels % g == 0)))
+        outputs = channels if self.rng.random() < 0.3 else groups * int(self.rng.integers(1, 40 // groups + 2))
+        fields = self.weights(tensor, (kernel, kernel, channels // groups, outputs))
+        self.end(self.emit(Convolution(self.name("conv"), **fields, stride=int(self.rng.integers(1, 4)),
+                                       padding=padding, groups=groups)))
+
+    def linear(self, tensor, outputs):
+        if len(self.tensors[tensor].shape) == 3:
+            tensor = self.emit(Flatten(self.name("flatten"), (tensor,)))
+        return self.emit(Linear(self.name("fc"), **self.weights(tensor, (self.tensors[tensor].shape[0], outputs))))
+
+    def flat(self, tensor):
+        self.requantize(self.linear(tensor, int(self.rng.integers(1, 40))))
+
+    def max_pool(self, tensor):
+        if len(self.tensors[tensor].shape) == 3:
+            size = int(self.rng.integers(1, min(*self.tensors[tensor].shape[:2], 3) + 1))
+            self.emit(MaxPool(self.name("max"), (tensor,), size, int(self.rng.integers(1, 4))))
+
+    def sum_pool(self, tensor):
+        if len(self.tensors[tensor].shape) == 3:
+            h, w, _ = self.tensors[tensor].shape
+            window = (int(self.rng.integers(1, h + 1)), int(self.rng.integers(1, w + 1)))
+            stride = int(self.rng.integers(0, 3))
+            window = window if stride else (h, w)
+            levels = self.levels(self.tensors[tensor].top + 1)
+            self.end(self.emit(SumPool(self.name("sum"), (tensor,), window, stride, levels)))
+
+    def pad_shortcut(self, tensor):
+        if len(self.tensors[tensor].shape) == 3:
+            outputs = self.tensors[tensor].shape[2] + int(self.rng.integers(0, 5))
+            zero = int(self.rng.integers(0, self.tensors[tensor].top + 1))
+            self.emit(PadShortcut(self.name("short"), (tensor,), outputs, int(self.rng.integers(1, 4)), zero))
+
+    def end(self, sums):
+        """Requantize sums, at times twice, at times with a shortcut or as logits that nobody reads."""
+        for _ in range(self.one_of(1, 1, 1, 2)):
+            shortcuts = self.of_kind("codes", self.tensors[sums].shape)
+            if shortcuts and self.rng.random() < 0.5:
+                self.add(sums, int(self.rng.choice(shortcuts)))
+            elif self.rng.random() < 0.1:
+                self.logits(sums)
+            else:
+                self.requantize(sums)
+
+    def scale(self, sums):
+        """A multiplier that spreads the sums over the codes, of either sign, and now and then 0."""
+        op = self.ops[sums - 1]
+        reach = max(float(np.max(np.abs(op.bounds()))), 1.0)
+        return self.rng.choice([0.0, 1.0, -1.0, 4.0, 30.0]) / reach
+
+    def requantize(self, sums):
+        channels, top = self.one_of(1, self.tensors[sums].shape[-1]), int(self.one_of(1, 3, 7, 15, 255))
+        multiplier = np.array([top * self.scale(sums) for _ in range(channels)], np.float32)
+        direction = self.rng.choice([0, 0, 1, -1], channels).astype(np.int8) * self.one_of(0, 1)
+        reach = int(np.max(np.abs(self.ops[sums - 1].bounds()))) + 2
+        rows = np.sort(self.rng.integers(-reach, reach, (np.count_nonzero(direction), top)), 1)
+        return self.emit(Requantize(self.name("codes"), (sums,), top, multiplier,
+                                    self.rng.normal(top / 2, top, channels).astype(np.float32), direction,
+                                    rows.astype(np.int32)))
+
+    def expression(self, sums, columns):
+        scale = np.array([[self.scale(sums) for _ in range(columns)]])
+        more = self.rng.normal(0, 1, (int(self.rng.integers(0, 4)), columns))
+        steps = ("multiply", *(self.one_of("add", "multiply", "divide") for _ in more))
+        return steps, np.concatenate([scale, more]).reshape(len(steps), columns)
+
+    def add(self, sums, shortcut):
+        channels, top = self.tensors[sums].shape[-1], int(self.one_of(1, 3, 15, 255))
+        count = self.tensors[shortcut].top + 1
+        wide = self.rng.integers(0, 2, channels).astype(np.uint8) * np.uint8(self.one_of(0, 1))
+        steps, values = self.expression(sums, int(wide.sum()))
+        return self.emit(AddRequantize(
+            self.name("add"), (sums, shortcut), top, steps,
+            np.array([top * self.scale(sums) for _ in range(channels)], np.float32),
+            self.rng.normal(0, top, channels).astype(np.float32), self.rng.normal(0, 3, count).astype(np.float32),
+            wide, values, self.rng.normal(0, 1, count), np.sort(self.rng.normal(0, 2, top))))
+
+    def logits(self, sums):
+        return self.emit(Logits(self.name("logits"), (sums,),
+                                *self.expression(sums, self.tensors[sums].shape[-1])))
