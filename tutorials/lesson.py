@@ -29,13 +29,13 @@ def picture(figure, name):
         display(Image(path))
 
 
-def fit(model, dataset, epochs, watch=None):
+def fit(model, dataset, epochs, watch=None, **settings):
     """Train a float or quantized model in place as `minquant.train` does; return the test accuracy.
 
     watch(epoch, model) is called after every epoch, and once before the first with epoch 0.
     """
     method = getattr(model, "method", None)
-    config = Config(method=method.name if method else "float", data=dataset.name)
+    config = Config(method=method.name if method else "float", data=dataset.name, **settings)
     stage = (Stage("quantized", epochs, config.lr, config.quantized_weight_decay) if method else
              Stage("float", epochs, config.float_lr, config.weight_decay))
     optimizer = make_optimizer(model, config, stage)
