@@ -1,6 +1,6 @@
 """dx = dy alpha n_m dpi_m/dx. In the cell of n_m = -1, dpi_m/dx is positive left of the level and negative right of it,
 so dx changes its sign at the level and sums to 0 over the cell. Gradient descent moves x by -dx: for dy alpha n_m > 0
-away from the level, for dy alpha n_m < 0 towards it. It clusters where the loss wants the weight larger in magnitude."""
+away from the level, for dy alpha n_m < 0 towards it: where the loss wants the weight larger in magnitude."""
 
 import numpy as np
 
