@@ -204,9 +204,10 @@ def version():
 
 
 EXPORT = ["onnx>=1.20", "onnxruntime>=1.23"]  # 2-bit integers since onnx 1.20
+SWEEP = ["joblib", "dask", "distributed"]
 EXTRAS = {
-    "test": ["pytest>=7.4", "hypothesis", "joblib", "setuptools>=70.1", "cython>=3.1", *EXPORT],
-    "sweep": ["joblib", "dask", "distributed"],
+    "test": ["pytest>=7.4", "hypothesis", *SWEEP, "setuptools>=70.1", "cython>=3.1", *EXPORT],
+    "sweep": SWEEP,
     "export": EXPORT,
     "docs": ["sphinx", "numpydoc"],
 }

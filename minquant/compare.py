@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .runs import RunError, write_json, write_text
 from .training import Diverged
 
 COLUMNS = ("variant", "bits", "act_bits", "seed", "float_accuracy", "accuracy", "loss", "bytes", "mean_bits", "error")
+SECONDS_TO_CONNECT = 10
 
 
 def main(argv=None):
@@ -145,26 +147,37 @@ def run_one(config, folder, data_root):
 
 
 def run_all(jobs, arguments, progress):
-    """Run every (config, folder, data_root) in parallel processes with one numerical thread each; keep the order."""
-    try:
-        import joblib
-    except ImportError:
-        raise ConfigError('comparing runs in parallel needs joblib: pip install "minquant[sweep]"') from None
-    backend = {"backend": "loky", "n_jobs": arguments.jobs, "inner_max_num_threads": 1}
-    if arguments.dask:
-        from dask.distributed import Client
-        client = Client(arguments.dask)
-        backend = {"backend": "dask", "wait_for_workers_timeout": 30}
+    """Run every (config, folder, data_root) in parallel processes; return their reports in the order of the jobs."""
     results = []
-    with joblib.parallel_config(**backend):
-        parallel = joblib.Parallel(return_as="generator")
+    with engine(arguments) as parallel:
+        import joblib
         for (_, folder, _), report in zip(jobs, parallel(joblib.delayed(run_one)(*job) for job in jobs)):
             results.append(report)
             told = report.get("error") or f"accuracy {report['accuracy']:.2%} (float {report['float_accuracy']:.2%})"
             progress.line(f"[{len(results)}/{len(jobs)}] {folder.name}: {told}")
-    if arguments.dask:
-        client.close()
     return results
+
+
+@contextmanager
+def engine(arguments):
+    """A joblib.Parallel over processes of this machine, one numerical thread each, or over a cluster's workers."""
+    try:
+        import joblib
+        if arguments.dask:
+            from distributed import Client
+    except ImportError as error:
+        raise ConfigError(f'comparing runs in parallel needs {error.name}: pip install "minquant[sweep]"') from None
+    if not arguments.dask:
+        with joblib.parallel_config("loky", n_jobs=arguments.jobs, inner_max_num_threads=1):
+            yield joblib.Parallel(return_as="generator")
+        return
+    try:
+        client = Client(arguments.dask, timeout=SECONDS_TO_CONNECT)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--dask {arguments.dask}: no scheduler answers there ({error}); start one with "
+                          "`dask scheduler` and `dask worker ADDRESS`") from None
+    with client, joblib.parallel_config("dask", wait_for_workers_timeout=30):
+        yield joblib.Parallel(return_as="generator")
 
 
 def _row(job, report):

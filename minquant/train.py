@@ -60,6 +60,8 @@ def make_parser():
     add_flags(parser)
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/DATA-MODEL-METHOD-...)")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with an interrupted run")
+    parser.add_argument("--init-mixture", dest="set", action="append", default=[], metavar="RUN",
+                        type="init_mixture={}".format, help="start from the mixtures of a run of method dgms")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the products and compiled helpers")
     parser.add_argument("--no-export", action="store_true",

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from distributed import LocalCluster
 
 from minquant import compare
 from minquant.config import ConfigError
@@ -56,6 +57,23 @@ def test_a_run_that_fails_is_reported_and_the_others_stand(tmp_path, capsys):
     assert compare.main(["--methods", "minmax", "--bits", "2,4", "--runs", str(tmp_path), *FLAGS]) == 1
     out = capsys.readouterr().out
     assert "failed: minmax, 2 bits, seed 0: RunError" in out and "| minmax | 4 |" in out
+
+
+def test_a_dask_cluster_of_two_worker_processes_gives_the_same_rows(done, tmp_path):
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        flags = ["--methods", "minmax", "--bits", "2,4", "--runs", str(tmp_path), "--dask", cluster.scheduler_address]
+        assert compare.main(flags + FLAGS) == 0
+        finished = [change for change in cluster.scheduler.transition_log if change.finish == "memory"]
+    assert len(finished) >= 3  # the float network and both runs were computed by the workers
+    here, there = (json.loads((folder / "summary.json").read_text()) for folder in (done[0], tmp_path))
+    assert there == [row for row in here if row["variant"] == "minmax" and row["seed"] == 0]
+
+
+def test_an_address_without_a_scheduler_is_an_error_that_says_how_to_start_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "SECONDS_TO_CONNECT", 0.2)
+    flags = ["--methods", "minmax", "--runs", str(tmp_path), "--dask", "tcp://127.0.0.1:1"]
+    assert compare.main(flags + FLAGS) == 2
+    assert "no scheduler answers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text,message", [("", "no method named"), ("minmax:per_channel", "KEY=VALUE")])

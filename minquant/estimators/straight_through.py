@@ -76,5 +76,5 @@ def sign_ste_surrogate(v):
 def require_frozen(frozen):
     """What `freeze` fixed for the surrogate of a quantizer; raises RuntimeError where it was not called."""
     if frozen is None:
-        raise RuntimeError("the surrogate keeps rounding residuals of one point; call freeze(x) there first")
+        raise RuntimeError("the surrogate is that of one point; call freeze(x, rng) there first")
     return frozen

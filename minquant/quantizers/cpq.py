@@ -38,6 +38,7 @@ import math
 import numpy as np
 
 from ..estimators import concrete, dropbits, multiclass
+from ..estimators.straight_through import require_frozen
 from .base import Method, Option, quantizers
 from .rq import LogisticGrid
 
@@ -71,14 +72,8 @@ class ClusterPromoting(LogisticGrid):
 
         g and n_m are those of `freeze`, pi is live. K times the memory of x: for checks.
         """
-        frozen, n, _ = self.require_frozen()
+        frozen, n, _ = require_frozen(self.frozen)
         return self._surrogate(x, frozen, n, (), np.full(frozen.size, -1))
-
-    def require_frozen(self):
-        """(grid, codes, draws of the masks) of `freeze`; raises RuntimeError where it was not called."""
-        if self.frozen is None:
-            raise RuntimeError("the surrogate holds the codes of one point; call freeze(x, rng) there first")
-        return self.frozen
 
     def _surrogate(self, x, frozen, n, gates, groups):
         grid = self.grid(int(frozen.size).bit_length() - 1)
@@ -207,7 +202,7 @@ class DropBits(ClusterPromoting):
 
     def surrogate(self, x):
         """As without masks, with pi~ under gates that follow omega at the draw of `freeze`; n_m is frozen."""
-        frozen, n, uniform = self.require_frozen()
+        frozen, n, uniform = require_frozen(self.frozen)
         if uniform is None:
             return super().surrogate(x)
         masks, _ = concrete.hard_concrete(self.params["omega"], uniform)

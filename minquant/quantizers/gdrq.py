@@ -1,16 +1,22 @@
 """GDRQ: Group-based Distribution Reshaping for Quantization (Yu et al. 2019, arXiv:1908.01477).
 
-A uniform grid wastes the fewest levels on a uniform distribution, so the distribution is changed before it
-is quantized. Scale-Clip puts walls at T = k mean|w|, recomputed from the current values at every step; a
-uniform law on [-T, T] has mean|w| = T/2: k = 2 leaves it alone, and all else drifts towards it. Filters form
-groups, each with its wall and step size; these scales multiply whole channels and vanish in the batch norm.
+1. A uniform grid wastes the fewest levels on a uniform distribution, so that is what weights are made before.
+2. Scale-Clip puts walls at T = k mean|w|, recomputed from the current values at every step.
+3. A uniform law on [-T, T] has mean|w| = T/2: k = 2 leaves it alone, and all else drifts towards it.
+4. Filters form groups, each with its wall and step size; activations have one clip value per layer.
+5. Group scales multiply whole channels and vanish in the batch norm: they cost nothing at inference.
 
 Paper -> here. n_w, n_a: `bits`; T: `threshold`, `wall`; k_w, k_a: `k`; alpha, the grid's clip value: `alpha`;
 Delta = alpha / L: `step`; L, step sizes from zero to the clip value: `clip_level`; Qn, Qp: `q_min`, `q_max`;
 g(c) = c // group_size: `group`; 1_in, bounds included: `inside`.
 
+    T_g = k mean|w| over group g;    w <- clip(w, -T_g, T_g) after every step        Scale-Clip
+    q = clip(rint(clip(w, -alpha_g, alpha_g) / Delta_g), Qn, Qp),    Delta_g = alpha_g / L
+    alpha_g = T_g, or argmin |w - Q(w)|_2 / |w|_2 (equation 3), or learned
+
+Recipe: for the first quarter of the steps clip without rounding (stage one), then quantize (stage two).
 Stored: int8 codes and one scale per output channel (equal within a group), or one in all; one per activation
-tensor. `merge_group_scales` turns scales, bias and batch norm into one multiplier and offset per channel.
+tensor. `scale_clip.merge_group_scales` turns scales, bias and batch norm into a multiplier and an offset.
 
 Where the formulas come from. There is no official code, and the full text was not at hand. From the paper
 (abstract; a reader's notes of sections 3.2-3.4 and figure 5): Scale-Clip, k = 2, the two stages, groups of
@@ -35,12 +41,10 @@ import warnings
 
 import numpy as np
 
-from ..estimators.scale_clip import (Grid, group_count, group_index, group_reduce, project, search_alpha,
-                                     threshold)
-from .base import (Method, Option, QTensor, Quantizer, Staircase, check_bits, check_finite, quantizers,
-                   uniform_staircase)
+from ..estimators.scale_clip import Grid, group_count, group_index, group_reduce, project, search_alpha, threshold
+from .base import Method, Option, QTensor, Staircase, check_bits, check_finite, quantizers, uniform_staircase
+from .gdrq_clipped import BITS, Clipped, check_full, check_k, check_lam
 
-BITS = range(2, 9)
 ALPHAS = ("threshold", "search", "learned")
 GRADS = ("ste", "mask", "full")
 GRIDS = ("twos", "sym", "tile")
@@ -48,60 +52,7 @@ SEARCH_EVERY = 100  # steps between two searches of alpha
 COLLAPSE_K = 1.8    # below it, repeated projection shrinks the weights towards zero
 
 
-def merge_group_scales(weight_scale, act_scale, gamma, beta, mean, var, eps, bias=0.0):
-    """Fold scales, bias and batch norm into (M, B) per channel: BN(fake-quantized layer) = M acc + B.
-
-    M_c = gamma_c act_scale weight_scale_c / sqrt(var_c + eps)
-    B_c = beta_c + gamma_c (bias_c - mean_c) / sqrt(var_c + eps)
-
-    acc sums activation code x weight code, an integer; weight_scale is () or (C,), as a QTensor carries it.
-    An identity of real numbers for any number of groups: groups cost neither storage nor time.
-    """
-    gain = gamma / np.sqrt(var + eps)
-    return gain * act_scale * weight_scale, beta + gain * (bias - mean)
-
-
-class _Clipped(Quantizer):
-    """What both quantizers share: a grid, a clip value stored as `where["alpha"]`, a stage, a surrogate."""
-
-    def __init__(self, bits, signed, k, grid, where, shape):
-        check_bits(bits, BITS)
-        super().__init__(bits, signed)
-        if k is not None:
-            _check_k("k", k)
-        self.k, self.grid, self.frozen = k, grid, None
-        self.state["reshape"] = np.zeros((), bool)
-        if where is not None:
-            getattr(self, where)["alpha"] = np.zeros(shape, np.float32)
-
-    def stored_alpha(self):
-        """The array alpha itself, learned or state."""
-        self.require_ready()
-        return self.params["alpha"] if self.params else self.state["alpha"]
-
-    def freeze(self, x, rng=None):
-        """Fix the point whose codes and rounding residues `surrogate` keeps constant."""
-        alpha = self.wide_alpha(x)
-        self.frozen = x.copy(), alpha, self.grid.codes(x, alpha), self.grid.inside(x, alpha)
-
-    def frozen_surrogate(self, x, moves, passes):
-        """Inside x + Delta r0, outside Delta q0, plus x - x0 there if the gradient `passes` the clip.
-
-        alpha `moves` with x and the parameters, or stays what it was at the frozen point.
-        """
-        if self.frozen is None:
-            raise RuntimeError("the surrogate keeps rounding residues of a point; call freeze(x) there first")
-        x0, alpha0, q0, inside = self.frozen
-        step = self.grid.step(self.wide_alpha(x) if moves else alpha0)
-        return np.where(inside, x + step * (q0 - x0 / self.grid.step(alpha0)),
-                        step * q0 + (x - x0 if passes else 0))
-
-    def project(self):
-        if self.params:  # at zero the gradient of a learned clip value would vanish for good
-            np.maximum(self.params["alpha"], 1e-6, out=self.params["alpha"])
-
-
-class GDRQWeight(_Clipped):
+class GDRQWeight(Clipped):
     """Weights on a uniform grid with one clip value per group of filters (the last axis).
 
     k          : Scale-Clip's constant; None, without Scale-Clip, puts the wall at max|w|
@@ -120,7 +71,7 @@ class GDRQWeight(_Clipped):
                                      ("grad_mode", grad_mode, GRADS)):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-        _check_full(grad_mode, k, alpha_mode)
+        check_full(grad_mode, k, alpha_mode)
         check_bits(bits, BITS)
         self.group = group_index(channels, group_size)
         where = {"threshold": None, "search": "state", "learned": "params"}[alpha_mode]
@@ -199,7 +150,7 @@ class GDRQWeight(_Clipped):
         return QTensor((q - self.grid.q_min).astype(np.uint8), levels, scale, self.bits, axis)
 
 
-class GDRQActivation(_Clipped):
+class GDRQActivation(Clipped):
     """Activations after a ReLU on the unsigned grid of [0, alpha], one alpha per layer.
 
     Running: training moves alpha by lam (T - alpha) before it is used, T = k mean|x| over all elements, zeros
@@ -213,7 +164,7 @@ class GDRQActivation(_Clipped):
         check_bits(bits, BITS)
         levels = 2 ** bits - 1
         super().__init__(bits, False, k, Grid(0, levels, levels), "params" if learned else "state", ())
-        _check_lam(lam)
+        check_lam(lam)
         self.lam = lam
 
     def init_from(self, x, rng):
@@ -267,22 +218,6 @@ class GDRQActivation(_Clipped):
         return Staircase(never, np.zeros_like(stairs.inclusive), stairs.levels, stairs.scale)
 
 
-def _check_k(name, k):
-    if not (np.isfinite(k) and k > 0):
-        raise ValueError(f"{name}={k} is not a positive number; Scale-Clip clips at k mean|x|, 2 is usual")
-
-
-def _check_lam(lam):
-    if not 0 < lam < 2:
-        raise ValueError(f"lam={lam} is not in (0, 2), where alpha + lam (T - alpha) settles; 0.01 is usual")
-
-
-def _check_full(grad_mode, k, alpha_mode):
-    if grad_mode == "full" and (k is None or alpha_mode != "threshold"):
-        raise ValueError("grad_mode='full' differentiates alpha = k mean|w|; it needs Scale-Clip and "
-                         f"alpha 'threshold' (here k={k}, alpha '{alpha_mode}'); choose 'ste' or 'mask'")
-
-
 class GDRQ(Method):
     """Stage one reshapes (clip, no rounding), stage two quantizes; every step ends with a projection."""
 
@@ -316,10 +251,10 @@ class GDRQ(Method):
         if not 0 <= given["reshape"] < 1:
             raise ValueError(f"option reshape={given['reshape']} is not in [0, 1), the share of stage one")
         self.k_w = given["k_w"] if given["scale_clip"] in ("both", "weights") else None
-        _check_k("k_w", given["k_w"])
-        _check_k("k_a", given["k_a"] or 1.0)
-        _check_lam(given["lam"])
-        _check_full(given["grad_mode"], self.k_w, given["alpha"])
+        check_k("k_w", given["k_w"])
+        check_k("k_a", given["k_a"] or 1.0)
+        check_lam(given["lam"])
+        check_full(given["grad_mode"], self.k_w, given["alpha"])
         group_index(1, given["group_size"])
         self.projects = given["project"] and self.k_w is not None
         if self.projects and self.k_w < COLLAPSE_K:
@@ -354,7 +289,7 @@ class GDRQ(Method):
 
     def _set_stage(self, model, reshape):
         for _, quantizer in quantizers(model):
-            if isinstance(quantizer, _Clipped):
+            if isinstance(quantizer, Clipped):
                 quantizer.state["reshape"][...] = reshape
 
     def step_end(self, model):

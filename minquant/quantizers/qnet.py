@@ -45,16 +45,17 @@ import math
 
 import numpy as np
 
-from ..estimators.kmeans import kmeans1d, midpoints, subsample
+from ..estimators.kmeans import midpoints
+from ..estimators.level_sets import KINDS, SETS, initial_steps, level_set
 from ..estimators.sigmoids import (Steps, biases_backward, hard_codes, relaxed, scale_gradients, soft,
                                    soft_backward)
+from ..estimators.straight_through import require_frozen
 from .base import (Method, Option, QTensor, Quantizer, Staircase, check_bits, check_finite,
                    quantizers)
 
 HOTTEST = 2000.0  # cap of the temperature, from the code
 SMALLEST = 1e-30  # a tensor below it counts as all zero: 1 / q would leave float32
 FLOOR = math.log(1e-3)  # how far alpha and beta may fall, relative to their start
-SETS = ("uniform", "pow2", "ternary", "full")
 
 
 def temperature(t0, epoch):
@@ -66,66 +67,11 @@ def temperature(t0, epoch):
     return min(t0 * epoch, HOTTEST)
 
 
-def level_set(bits, name="uniform"):
-    """Integer levels for weights of `bits` bits, ascending int8.
-
-    uniform  {-1, 1} at 1 bit, else -h..h with h = 2^(bits-1) - 1
-    pow2     0 and +-1, +-2, +-4 ...: 2^bits - 1 levels, at most 4 bits
-    ternary  {-1, 0, 1} from 2 bits on;   full  -2^(bits-1)..2^(bits-1) - 1
-    Anything else lists the integers, such as "-2,-1,0,1,2".
-
-    >>> level_set(3, "pow2")
-    array([-4, -2, -1,  0,  1,  2,  4], dtype=int8)
-    """
-    half = 2 ** (bits - 1)
-    if name not in SETS:
-        return _own_levels(bits, name)
-    if name == "full":
-        return np.arange(-half, half, dtype=np.int8)
-    if bits == 1:
-        return np.array([-1, 1], np.int8)
-    if name == "pow2" and bits > 4:
-        raise ValueError(f"levels=pow2 with bits={bits} needs the level 2^{half - 2}, int8 ends at 127; "
-                         "use at most 4 bits")
-    top = {"uniform": np.arange(1, half), "pow2": 2 ** np.arange(half - 1), "ternary": np.array([1])}[name]
-    return np.concatenate([-top[::-1], [0], top]).astype(np.int8)
-
-
-def _own_levels(bits, text):
-    try:
-        levels = np.unique([int(word) for word in text.split(",")])
-    except ValueError:
-        raise ValueError(f"levels={text!r} is not one of {', '.join(SETS)}, nor a list of integers "
-                         "such as -2,-1,0,1,2") from None
-    if not 2 <= len(levels) <= 2 ** bits or levels[0] < -128 or levels[-1] > 127:
-        raise ValueError(f"levels={text!r}: {bits} bits take 2..{2 ** bits} different integers in -128..127")
-    return levels.astype(np.int8)
-
-
-def initial_biases(z, levels, rng, biases="kmeans", zero_halfwidth=0.0):
-    """b from the scaled values z, (n,) ascending: midpoints of k-means centres, or of the levels.
-
-    {-1, 1} always gets b = 0; a tensor with fewer distinct values than levels gets the uniform biases.
-    zero_halfwidth > 0 forces the biases around an inner level 0 to -+ this, that of {0, 1} to this.
-    """
-    b = midpoints(levels.astype(np.float64))
-    if biases == "kmeans" and not (len(b) == 1 and b[0] == 0):
-        v = subsample(z, rng)
-        if len(np.unique(v)) >= len(levels):
-            b = midpoints(kmeans1d(v, len(levels)))
-    place = int(np.searchsorted(levels, 0))
-    if zero_halfwidth > 0 and len(b) == 1 and levels[0] == 0:
-        b[0] = zero_halfwidth
-    elif zero_halfwidth > 0 and 0 < place < len(b) and levels[place] == 0:
-        b = np.concatenate([np.minimum(b[:place], -zero_halfwidth), np.maximum(b[place:], zero_halfwidth)])
-        b[place - 1:place + 1] = -zero_halfwidth, zero_halfwidth
-    return b
-
-
 class SigmoidSteps(Quantizer):
     """Sum of sigmoids in training, staircase in evaluation; what weights and activations share.
 
     levels       : (n+1,) ascending int8 or uint8
+    biases, fit  : how biases and alpha start, see `initial_steps`
     learn_biases : params instead of state hold the biases
     clip, leak   : clamp of |T (beta x - b)|, 0 for none; whether steps beyond it keep the slope they had
     wide, cap    : gradients at temperature 1, times T; gradients at temperature min(T, cap), 0 for T
@@ -135,10 +81,10 @@ class SigmoidSteps(Quantizer):
     idempotent = False  # a level need not lie between the thresholds around it
 
     def __init__(self, bits, signed, levels, biases="kmeans", zero_halfwidth=0.0, learn_biases=False,
-                 clip=10.0, leak=True, wide=False, cap=0.0):
+                 clip=10.0, leak=True, wide=False, cap=0.0, fit=False):
         super().__init__(bits, signed)
         self.levels, self.mode, self.frozen = levels, "soft", None
-        self.kind, self.zero_halfwidth = biases, zero_halfwidth
+        self.kind, self.zero_halfwidth, self.fit = biases, zero_halfwidth, fit
         self.clip, self.leak, self.wide, self.cap = clip or None, leak, wide, cap
         self.params.update(log_alpha=np.zeros((), np.float32), log_beta=np.zeros((), np.float32))
         store = self.params if learn_biases else self.state
@@ -146,15 +92,16 @@ class SigmoidSteps(Quantizer):
         self.state.update(start=np.zeros(2, np.float32), temperature=np.full((), 10, np.float32))
 
     def init_from(self, x, rng):
-        """beta = 5p/4q, alpha = 1/beta, then the biases; beta = 1 for an all-zero tensor."""
+        """beta = 5p/4q, or 1 for an all-zero tensor; the biases; alpha = 1/beta, or fitted to the tensor."""
         check_finite(x, "weights" if self.signed else "activations")
         q = float(np.abs(x).max())
         p = float(np.abs(self.levels.astype(np.int64)).max())
         beta = 1.25 * p / q if q > SMALLEST else 1.0
+        self.biases[...], product = initial_steps(x * beta, self.levels, rng, self.kind, self.zero_halfwidth,
+                                                  self.fit)
         self.params["log_beta"][...] = math.log(beta)
-        self.params["log_alpha"][...] = -self.params["log_beta"]
+        self.params["log_alpha"][...] = math.log(product) - self.params["log_beta"]
         self.state["start"][...] = self.params["log_alpha"], self.params["log_beta"]
-        self.biases[...] = initial_biases(x * beta, self.levels, rng, self.kind, self.zero_halfwidth)
         self.state["ready"][...] = True
 
     @property
@@ -212,9 +159,7 @@ class SigmoidSteps(Quantizer):
 
     def surrogate(self, x):
         """alpha_0 r(x; beta, b) + alpha h_0: r has backward's slopes, alpha_0 and h_0 are from `freeze`."""
-        if self.frozen is None:
-            raise RuntimeError("the surrogate is that of one point; call freeze(x) there first")
-        (alpha0, h0), (alpha, beta), (_, t, gain) = self.frozen, self.scales(), self.heat()
+        (alpha0, h0), (alpha, beta), (_, t, gain) = require_frozen(self.frozen), self.scales(), self.heat()
         return alpha0 * relaxed(x, beta, self.steps(), t, gain, self.clip, self.leak) + alpha * h0
 
     def project(self):
@@ -279,7 +224,8 @@ class QNet(Method):
     learns = "input and output scale per tensor, through sigmoids of rising temperature; k-means biases"
     options = {
         "levels": Option("uniform", str, f"of weights: {', '.join(SETS)}, or integers such as -2,-1,0,1,2"),
-        "biases": Option("kmeans", ("kmeans", "uniform"), "k-means on the tensor, or midway between levels"),
+        "biases": Option("auto", KINDS, "k-means on the tensor, midway between levels, or what errs less"),
+        "alpha": Option("fit", ("fit", "inverse"), "start: least squares on the tensor, or 1/beta (paper)"),
         "zero_halfwidth": Option(0.0, float, "> 0: force the biases around level 0 to -+ this (paper 0.05)"),
         "learn_biases": Option(False, bool, "train the biases too (eq. 11)"),
         "t0": Option(10.0, float, "temperature of weights grows by this every epoch of the schedule"),
@@ -307,6 +253,7 @@ class QNet(Method):
         if s["levels"] not in SETS:
             level_set(8, s["levels"])
         self.shared = {key: s[key] for key in ("biases", "zero_halfwidth", "learn_biases", "clip", "leak")}
+        self.shared["fit"] = s["alpha"] == "fit"
 
     def weight_quantizer(self, bits, shape):
         wide = self.settings["surrogate"] == "wide"

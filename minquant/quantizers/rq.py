@@ -27,6 +27,7 @@ import numpy as np
 from ..estimators import compiled
 from ..estimators.concrete import concrete, concrete_backward, gumbel_of_bits, noise_bits
 from ..estimators.multiclass import Grid, grid_codes, log_mass, log_mass_slopes, nearest_level
+from ..estimators.straight_through import require_frozen
 from .base import Method, Option, QTensor, Quantizer, check_finite, uniform_staircase
 
 SIGMA_RANGE = 1 / 30, 3.0  # sigma / alpha is kept inside
@@ -235,9 +236,7 @@ class RelaxedQuantizer(LogisticGrid):
 
         RQ is differentiated exactly and needs none: there this is the forward at the noise of `freeze`.
         """
-        if self.frozen is None:
-            raise RuntimeError("the surrogate holds the noise of one point; call freeze(x, rng) there first")
-        (x0, frozen, seed), grid = self.frozen, self.grid()
+        (x0, frozen, seed), grid = require_frozen(self.frozen), self.grid()
         flat, y = x.reshape(-1), np.empty(x.size, x.dtype)
         for part, bits in self._noise(x.size, frozen, seed):
             codes, noise = local_codes(x0[part], frozen, self.delta), gumbel_of_bits(bits, x.dtype)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from minquant import nn
+from minquant import nn, train as cli
 from minquant.optim import SGD, Adam, parameter_groups
-from minquant.quantizers.dgms import DGMS, load_mixture, mixtures, read_arrays, start_temperature
+from minquant.quantizers.dgms import DGMS, mixtures, start_temperature
+from minquant.quantizers.dgms_transfer import load_mixture, read_arrays
 from minquant.quantizers.lsq import LearnedStep
 
 
@@ -149,11 +150,28 @@ def test_a_transferred_mixture_is_that_of_the_other_network_scaled_to_the_new_we
     assert np.isfinite(train(target, method)).all()
 
 
+def test_the_command_line_transfers_the_mixtures_of_a_run_to_another_network(tmp_path):
+    flags = ["--method", "dgms", "--bits", "2", "--act-bits", "2", "--limit", "200", "--float-epochs", "1", "--quiet"]
+    assert cli.main([*flags, "--model", "mlp", "--epochs", "2", "--out", str(tmp_path / "mlp")]) == 0
+    assert cli.main([*flags, "--model", "lenet5", "--epochs", "0", "--out", str(tmp_path / "lenet5"),
+                     "--init-mixture", str(tmp_path / "mlp")]) == 0
+    source, target = (read_arrays(tmp_path / name) for name in ("mlp", "lenet5"))
+    for name in ("fc1", "fc2", "fc3"):
+        ratio = target[f"params/{name}.weight"].std() / source[f"params/{name}.weight"].std()
+        mean = f"params/{name}.weight_quantizer.mu"
+        np.testing.assert_allclose(target[mean], ratio * source[mean], rtol=1e-5)
+
+
+def test_init_mixture_is_refused_for_a_method_without_mixtures(tmp_path, capsys):
+    assert cli.main(["--method", "lsq", "--init-mixture", "runs/x", "--out", str(tmp_path / "run")]) == 2
+    assert "--set init_mixture" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_only_layers_of_the_same_name_take_part_in_a_transfer():
     saved = arrays_of(network(seed=1))
     target = network(seed=2, names=("first", "head"))
     before = arrays_of(target)
-    assert load_mixture(saved, target) == ["first"]
+    assert load_mixture(saved, mixtures(target)) == ["first"]
     key = "params/head.weight_quantizer.mu"
     np.testing.assert_array_equal(arrays_of(target)[key], before[key])
 
@@ -161,9 +179,9 @@ def test_only_layers_of_the_same_name_take_part_in_a_transfer():
 def test_a_transfer_that_cannot_work_says_why(tmp_path):
     saved = arrays_of(network(seed=1))
     with pytest.raises(ValueError, match="needs? the names"):
-        load_mixture(saved, network(names=("a", "b")))
+        load_mixture(saved, mixtures(network(names=("a", "b"))))
     with pytest.raises(ValueError, match="saved mixture has 4 components, here are 8"):
-        load_mixture(saved, network(bits=3))
+        load_mixture(saved, mixtures(network(bits=3)))
     (tmp_path / "text.npz").write_text("no archive")
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ("missing.npz", "text.npz", "array.npy"):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from minquant.quantizers import dq_budget
-from minquant.quantizers.dq import PowerOfTwo, Uniform
+from minquant.quantizers.dq import Uniform
 from minquant.quantizers.dq_budget import Memory
 from minquant.quantizers.dq_parameters import UNIFORM
+from minquant.quantizers.dq_power import PowerOfTwo
 from tests.helpers import assert_close, vectors
 
 V = vectors("dq")

@@ -7,9 +7,10 @@ from minquant.nn import Linear, ReLU, Sequential
 from minquant.optim import Adam, parameter_groups
 from minquant.quantizers import dq_budget
 from minquant.quantizers.base import quantizers
-from minquant.quantizers.dq import DQ, PowerOfTwo, Uniform
+from minquant.quantizers.dq import DQ, Uniform
 from minquant.quantizers.dq_budget import Memory
 from minquant.quantizers.dq_parameters import FORMS, POWER, UNIFORM
+from minquant.quantizers.dq_power import PowerOfTwo
 
 
 def small_model(method, bits=4, act_bits=4):

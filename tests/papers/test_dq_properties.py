@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minquant import check
-from minquant.quantizers.dq import PowerOfTwo, Uniform
+from minquant.quantizers.dq import Uniform
 from minquant.quantizers.dq_parameters import POWER, UNIFORM, Rounder, nearest_exponent
+from minquant.quantizers.dq_power import PowerOfTwo
 
 LEARNED = [form for form in (*UNIFORM, *POWER) if not form.startswith("fixed")]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from minquant.estimators.scale_clip import Grid, group_index, merge_group_scales, project, search_alpha, threshold
 from minquant.nn import Linear
-from minquant.quantizers.gdrq import (GDRQActivation, GDRQWeight, Grid, group_index, merge_group_scales,
-                                      project, search_alpha, threshold)
+from minquant.quantizers.gdrq import GDRQActivation, GDRQWeight
 from tests.helpers import assert_close, vectors
 
 TIGHT = 1e-12

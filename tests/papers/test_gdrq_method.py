@@ -6,11 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
+from minquant.estimators.scale_clip import group_index, merge_group_scales
 from minquant.nn import BatchNorm, Conv2d, Flatten, Linear, ReLU, Sequential
 from minquant.optim import Adam, parameter_groups
 from minquant.quantizers.base import quantizers
-from minquant.quantizers.gdrq import (GDRQ, SEARCH_EVERY, GDRQActivation, GDRQWeight, group_index,
-                                      merge_group_scales)
+from minquant.quantizers.gdrq import GDRQ, SEARCH_EVERY, GDRQActivation, GDRQWeight
 from minquant.training import step
 from tests.helpers import assert_close
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minquant.quantizers.gdrq import GDRQWeight, Grid, group_index, project, search_alpha, threshold
+from minquant.estimators.scale_clip import Grid, group_index, project, search_alpha, threshold
+from minquant.quantizers.gdrq import GDRQWeight
 from tests.helpers import assert_close, vectors
 
 SHAPE = (3, 3, 2, 6)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from minquant.estimators.kmeans import inertia, kmeans1d, midpoints
+from minquant.estimators.level_sets import initial_biases
 from minquant.estimators.sigmoids import (Steps, biases_backward, hard_codes, scale_gradients, soft,
                                           soft_backward)
 from minquant.quantizers.base import Staircase
-from minquant.quantizers.qnet import HOTTEST, SigmoidSteps, initial_biases
+from minquant.quantizers.qnet import HOTTEST, SigmoidSteps
 from tests.helpers import assert_close, vectors
 
 GOLDEN = vectors("qnet")

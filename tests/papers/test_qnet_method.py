@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from minquant import models, training
+from minquant.estimators.level_sets import initial_steps, level_set
 from minquant.nn import softmax_cross_entropy
 from minquant.optim import Adam, parameter_groups
 from minquant.quantize import calibrate, quantize
 from minquant.quantizers import METHODS
 from minquant.quantizers.base import quantizers
-from minquant.quantizers.qnet import QNet, QNetActivation, QNetWeight, level_set, temperature
+from minquant.quantizers.qnet import QNet, QNetActivation, QNetWeight, temperature
 from tests.helpers import assert_close
 
 
@@ -58,6 +59,38 @@ def test_the_largest_scaled_value_is_five_quarters_of_the_largest_level_and_the_
         alpha, beta = ready(quantizer, x).scales()
         p = np.abs(quantizer.levels.astype(int)).max()
         np.testing.assert_allclose([np.abs(beta * x).max(), alpha * beta], [1.25 * p, 1.0], rtol=1e-12)
+
+
+def hard_error(x, bits, **options):
+    """Squared error of the first hard quantization of weights by the method's quantizer."""
+    quantizer = QNet(**options).weight_quantizer(bits, x.shape)
+    return np.square(ready(quantizer, x).forward(x)[0] - x).sum()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_the_default_start_errs_no_more_than_either_kind_of_biases_and_less_than_the_papers(bits):
+    x = values(2000)
+    default = hard_error(x, bits)
+    assert default == min(hard_error(x, bits, biases=kind) for kind in ("kmeans", "uniform"))
+    assert default < 0.7 * hard_error(x, bits, biases="kmeans", alpha="inverse")
+
+
+def test_few_levels_start_from_kmeans_and_many_from_uniform_biases():
+    z = 10 * values(2000)
+    for bits, kind in ((2, "kmeans"), (5, "uniform")):
+        biases, _ = initial_steps(z, level_set(bits), np.random.default_rng(0))
+        expected, _ = initial_steps(z, level_set(bits), np.random.default_rng(0), kind)
+        np.testing.assert_array_equal(biases, expected)
+
+
+def test_the_fitted_output_scale_has_the_least_squared_error():
+    x = values(500)
+    quantizer = ready(QNetWeight(3, fit=True), x)
+    least = np.square(quantizer.forward(x)[0] - x).sum()
+    for factor in (0.99, 1.01):
+        quantizer.params["log_alpha"] += np.log(factor)
+        assert np.square(quantizer.forward(x)[0] - x).sum() > least
+        quantizer.params["log_alpha"] -= np.log(factor)
 
 
 def test_an_all_zero_tensor_gives_finite_parameters_and_the_level_of_zero():

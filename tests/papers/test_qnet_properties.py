@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from minquant.estimators import sigmoids
 from minquant.estimators.kmeans import inertia, kmeans1d, midpoints, subsample
+from minquant.estimators.level_sets import initial_biases, level_set
 from minquant.estimators.sigmoids import (Steps, biases_backward, hard_codes, relaxed, scale_gradients,
                                           sigmoid, soft, soft_backward)
 from minquant.nn import MaxPool
-from minquant.quantizers.qnet import QNetActivation, QNetWeight, initial_biases, level_set
+from minquant.quantizers.qnet import QNetActivation, QNetWeight
 from tests.helpers import assert_close, vectors
 
 TERNARY = Steps(level_set(2), np.array([-0.4, 0.4]))
