@@ -24,7 +24,7 @@ from .plot import comparison_plots
 from .progress import Progress
 from .quantize import recipe_for
 from .quantizers import METHODS
-from .runs import RunError, write_json, write_text
+from .runs import RunError, bits_of_run, write_json, write_text
 from .training import Diverged
 
 COLUMNS = ("variant", "bits", "act_bits", "seed", "float_accuracy", "accuracy", "loss", "bytes", "mean_bits", "error")
@@ -38,9 +38,9 @@ def main(argv=None):
         variants = parse_variants(arguments.methods)
         values = given(arguments, lambda method: {})
         seeds, bits = _integers(arguments.seeds, "--seeds"), _integers(arguments.bits_list, "--bits")
-        jobs = plan(variants, bits, seeds, values, arguments.float_activations)
+        jobs = plan(variants, bits, seeds, values, arguments.float_activations, arguments.bits_from)
         data.load(values.get("data", Config.data), arguments.data_root)  # fails here, not in every worker
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, RunError, ValueError) as error:
         print(f"minquant.compare: error: {error}", file=sys.stderr)
         return 2
     try:
@@ -75,6 +75,8 @@ def make_parser():
                         help="bits of weights and activations")
     parser.add_argument("--float-activations", action="store_true", help="quantize weights only")
     parser.add_argument("--seeds", default="0", metavar="0,1,2", help="seeds; each has its own float network")
+    parser.add_argument("--bits-from", metavar="FOLDER", help="give every layer the bits it has in this run of "
+                        "another comparison, {seed} standing for the seed")
     parser.add_argument("--runs", required=True, metavar="FOLDER", help="where the runs are kept")
     parser.add_argument("--out", metavar="FOLDER", help="where the summary goes (default: the folder of --runs)")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
@@ -115,9 +117,11 @@ class Job:
     values: dict
 
 
-def plan(variants, bits, seeds, values, float_activations=False):
+def plan(variants, bits, seeds, values, float_activations=False, bits_from=None):
     """The list of Jobs. Bits that a method does not support are left out; options are checked here."""
     jobs = []
+    given = values.get("overrides", {})
+    overrides = {seed: {**bits_of_run(bits_from.format(seed=seed)), **given} if bits_from else given for seed in seeds}
     for variant, (method, options) in variants.items():
         allowed = METHODS[method].weight_bits if method in METHODS else bits
         if not set(bits) & set(allowed):
@@ -127,15 +131,20 @@ def plan(variants, bits, seeds, values, float_activations=False):
             recipe_for(method, b, act_bits, options)
             for seed in seeds:
                 name = f"{variant.replace(':', '-').replace(',', '-').replace('=', '_')}-{b}bit-seed{seed}"
-                jobs.append(Job(name, variant, {**values, "method": method, "bits": b, "act_bits": act_bits,
-                                                "seed": seed, "options": options}))
+                own = {"method": method, "bits": b, "act_bits": act_bits, "seed": seed, "options": options}
+                jobs.append(Job(name, variant, {**values, **own, "overrides": overrides[seed]}))
     return jobs
 
 
 def run_one(config, folder, data_root):
-    """Train one run, go on with it, or read its report if it is done. A failure becomes {'error': message}."""
+    """Train one run, go on with it, or read its report if it is done. A failure becomes {'error': message}.
+
+    A folder that holds a run with other settings is such a failure: its result would pass for another's.
+    """
     from .run import Run
-    report = Path(folder) / "report.json"
+    report, record = Path(folder) / "report.json", Path(folder) / "config.toml"
+    if record.is_file() and record.read_text(encoding="utf-8") != config.to_toml():
+        return {"error": f"{folder} holds a run with other settings; choose another folder for --runs, or remove it"}
     if report.is_file():
         return json.loads(report.read_text(encoding="utf-8"))
     try:
@@ -182,7 +191,18 @@ def engine(arguments):
 
 def _row(job, report):
     known = {"variant": job.variant, **{k: job.values[k] for k in ("bits", "act_bits", "seed")}, **report}
-    return {column: known.get(column) for column in COLUMNS}
+    layers = {row["name"]: row["bits"] for row in report.get("layers", [])}
+    return {**{column: known.get(column) for column in COLUMNS}, "layer_bits": layers}
+
+
+def layer_bits(rows):
+    """{"variant, bits": {layer: bits of its weights, mean over the seeds}}, in order."""
+    found = {}
+    for row in rows:
+        if not row["error"]:
+            found.setdefault(f"{row['variant']}, {row['bits']}", []).append(row["layer_bits"])
+    return {label: {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
+            for label, seeds in found.items()}
 
 
 def spread(rows):
@@ -217,12 +237,12 @@ def write_summary(folder, rows):
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
     write_text(folder / "table.md", markdown(rows) + "\n")
-    comparison_plots(folder, spread(rows))
+    comparison_plots(folder, spread(rows), layer_bits(rows))
 
 
 if __name__ == "__main__":

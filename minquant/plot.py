@@ -119,25 +119,62 @@ def run_plots(folder, model, history):
             save(figure, plots / f"{name}.png")
 
 
-def comparison_plots(folder, spread):
-    """Write accuracy_bits.png and accuracy_size.png of a comparison (`minquant.compare.spread`)."""
+def comparison_plots(folder, spread, layer_bits):
+    """Write accuracy_bits.png, accuracy_size.png and layer_bits.png of a comparison.
+
+    spread, layer_bits : what the functions of these names in `minquant.compare` return
+    """
+    if not spread:
+        return
     for name, column, label in (("accuracy_bits", 1, "bits of weights and activations"),
                                 ("accuracy_size", 6, "model size (kB)")):
-        figure, axis = subplots()
-        for i, variant in enumerate(dict.fromkeys(row[0] for row in spread)):
-            points = sorted((row[column] / (1024 if column == 6 else 1), row[2], row[3], row[4])
-                            for row in spread if row[0] == variant)
-            x, mean, low, high = 100 * np.array(points).T
-            axis.errorbar(x / 100, mean, (mean - low, high - mean), color=CYCLE[i % len(CYCLE)],
-                          marker=MARKERS[i % len(MARKERS)], capsize=3, label=variant)
-        if column == 1:
-            axis.set_xticks(sorted({row[1] for row in spread}))
-        axis.set_xlabel(label)
-        axis.set_ylabel("test accuracy (%), lowest to highest seed")
-        axis.grid(alpha=0.3)
-        if spread:
-            axis.legend(fontsize=8)
-        save(figure, folder / f"{name}.png")
+        save(accuracies(spread, column, label), folder / f"{name}.png")
+    save(bits_by_layer(layer_bits), folder / "layer_bits.png")
+
+
+def accuracies(spread, column, label):
+    """Accuracy with its spread over a column of `spread`, a line per variant; over size also the Pareto front."""
+    unit = 1024 if column == 6 else 1
+    figure, axis = subplots(size=(8.5, 4.6))
+    for i, variant in enumerate(dict.fromkeys(row[0] for row in spread)):
+        points = sorted((row[column] / unit, 100 * row[2], 100 * row[3], 100 * row[4])
+                        for row in spread if row[0] == variant)
+        x, mean, low, high = np.array(points).T
+        axis.errorbar(x, mean, (mean - low, high - mean), color=CYCLE[i % len(CYCLE)],
+                      marker=MARKERS[i % len(MARKERS)], capsize=3, label=variant)
+    if column == 1:
+        axis.set_xticks(sorted({row[1] for row in spread}))
+    else:
+        front = pareto([(row[6] / unit, 100 * row[2]) for row in spread])
+        axis.step(*np.array(front).T, where="post", color=GREY, linestyle=":", zorder=0, label="best of a size")
+    axis.set_xlabel(label)
+    axis.set_ylabel("test accuracy (%), lowest to highest seed")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def pareto(points):
+    """The (size, accuracy) points that no smaller one reaches, by size."""
+    front = []
+    for size, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((size, accuracy))
+    return front
+
+
+def bits_by_layer(layer_bits):
+    """A row per variant, a column per layer, the bits of its weights in the cell."""
+    layers = list(dict.fromkeys(name for row in layer_bits.values() for name in row))
+    values = np.array([[row.get(name, np.nan) for name in layers] for row in layer_bits.values()])
+    figure, axis = subplots(size=(3.5 + 0.5 * len(layers), 1.6 + 0.26 * len(layer_bits)))
+    axis.imshow(values, cmap="Blues", vmin=0, vmax=10, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(layer_bits)), layer_bits, fontsize=8)
+    axis.set_title("bits of the weights, mean over the seeds", fontsize=10)
+    return figure
 
 
 def curves(history):

@@ -8,7 +8,7 @@ from . import __version__, plot, runs
 from .nn import skip_input_gradient
 from .quantize import calibrate
 from .recording import Recording
-from .summary import as_dicts, summarise
+from .summary import activation_rows, as_dicts, summarise
 from .training import STAGES, Stage, evaluate, make_optimizer, train_epoch
 
 CALIBRATION_IMAGES = 512
@@ -161,7 +161,7 @@ class Run:
                   "data": self.config.data, "data_source": self.dataset.source, "seed": self.config.seed,
                   "best_epoch": int(parts["meta"]["epoch"]), "float_accuracy": self.float_accuracy,
                   "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best, **totals,
-                  "layers": as_dicts(rows)}
+                  "layers": as_dicts(rows), "activations": activation_rows(self.model, self.dataset.image_shape)}
         runs.write_json(self.folder / "report.json", report)
         plot.run_plots(self.folder, self.model, self.history)
         return report

@@ -133,6 +133,19 @@ def read_config(folder):
         raise RunError(str(error)) from None
 
 
+def bits_of_run(folder):
+    """{layer name: bits of its weights, None where they are float} of a finished run; overrides for another.
+
+    Raises RunError where there is no report.
+    """
+    path = Path(folder) / "report.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        return {row["name"]: None if row["bits"] == 32 else row["bits"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is not the report of a finished run; its bits cannot be taken over") from None
+
+
 def float_model(config, dataset):
     """The freshly initialised float network of a configuration."""
     rng = np.random.default_rng([config.seed, 100])

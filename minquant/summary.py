@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from . import models
+from .nn import tapped
 from .nn.layers import Weighted
 from .quantizers.base import Quantizer
 
@@ -63,6 +64,20 @@ def summarise(model, input_shape):
     return rows, {"bytes": stored, "float32_bytes": plain, "compression": plain / stored,
                   "macs": sum(r.macs for r in rows),
                   "mean_bits": sum(r.bits * int(np.prod(r.shape)) for r in rows) / weights}
+
+
+def activation_rows(model, input_shape):
+    """[dict(name, elements, bits, bytes)] of every quantized activation of one image, in the order of computation."""
+    rows = []
+
+    def record(name, layer, x, y):
+        if isinstance(layer, Quantizer) and not name.endswith("weight_quantizer"):
+            bits = int(layer.bits)
+            rows.append({"name": name, "elements": y.size, "bits": bits, "bytes": -(-y.size * bits // 8)})
+
+    with tapped(model, after=record):
+        model.forward(np.zeros((1, *input_shape), np.float32))
+    return rows
 
 
 def as_dicts(rows):

@@ -13,7 +13,7 @@ from .models import MODELS
 from .progress import Progress
 from .quantize import recipe_for
 from .quantizers import METHODS
-from .runs import RunError, read_config
+from .runs import RunError, bits_of_run, read_config
 from .summary import table
 from .threads import set_threads
 from .training import Diverged
@@ -60,6 +60,7 @@ def make_parser():
     add_flags(parser)
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/DATA-MODEL-METHOD-...)")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with an interrupted run")
+    parser.add_argument("--bits-from", metavar="RUN", help="give every layer the bits it has in a finished run")
     parser.add_argument("--init-mixture", dest="set", action="append", default=[], metavar="RUN",
                         type="init_mixture={}".format, help="start from the mixtures of a run of method dgms")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
@@ -81,6 +82,8 @@ def resolve(arguments):
         return METHODS[method].options if method in METHODS else {}
 
     values = given(arguments, options)
+    if arguments.bits_from:
+        values["overrides"] = {**bits_of_run(arguments.bits_from), **values.get("overrides", {})}
     if "data" in values:
         values["data"] = source_of(values["data"]).name
     if resumed:
@@ -136,6 +139,9 @@ def show(report, folder):
              f"model size          {report['bytes'] / 1024:.1f} kB, {report['compression']:.1f}x smaller than float32 "
              f"({report['float32_bytes'] / 1024:.1f} kB)",
              f"files               {folder}/  (report.json, log.csv, best.npz, plots/)"]
+    sizes = [row["bytes"] for row in report["activations"]]
+    if sizes:
+        lines.insert(-1, f"activations         {sum(sizes):,} bytes an image, the largest {max(sizes):,}")
     if report["method"] == "float":
         del lines[3]
     return "\n".join(lines + show_program(report.get("program", {})))

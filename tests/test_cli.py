@@ -36,6 +36,15 @@ def test_flags_win_over_the_file_and_set_over_both(tmp_path):
     assert config.options == {"per_channel": True} and config.overrides == {"conv1": 8, "fc3": None, "fc2": 4}
 
 
+def test_the_bits_of_a_finished_run_are_taken_over_layer_by_layer_and_overrides_win(tmp_path, capsys):
+    rows = [{"name": "conv1", "bits": 32}, {"name": "fc2", "bits": 3}, {"name": "fc3", "bits": 5}]
+    (tmp_path / "report.json").write_text(json.dumps({"layers": rows}))
+    config = resolved("--method", "minmax", "--bits-from", str(tmp_path), "--override", "fc3=8")
+    assert config.overrides == {"conv1": None, "fc2": 3, "fc3": 8}
+    assert main(["--method", "minmax", "--bits-from", str(tmp_path / "absent"), "--quiet"]) == 1
+    assert "not the report of a finished run" in capsys.readouterr().err
+
+
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
     config = Config(method="minmax", act_bits=None, float_from='a "quoted" \\ name', options={"per_channel": True},
                     overrides={"fc*": None})

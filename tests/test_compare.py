@@ -8,6 +8,8 @@ from distributed import LocalCluster
 
 from minquant import compare
 from minquant.config import ConfigError
+from minquant.plot import pareto
+from minquant.runs import RunError
 
 FLAGS = ["--model", "mlp", "--float-epochs", "2", "--epochs", "1", "--limit", "300", "--jobs", "1", "--quiet"]
 
@@ -47,8 +49,36 @@ def test_a_second_call_repeats_no_finished_run(done, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("last.npz")} and len(before) == 10
 
 
+def test_runs_made_with_other_settings_are_not_taken_for_these(done, capsys):
+    folder, flags = done
+    before = (folder / "minmax-2bit-seed0" / "report.json").read_text()
+    assert compare.main([*flags, *FLAGS, "--epochs", "2", "--out", str(folder / "other")]) == 1
+    assert "minmax-2bit-seed0 holds a run with other settings" in capsys.readouterr().out
+    assert (folder / "minmax-2bit-seed0" / "report.json").read_text() == before
+
+
+def test_the_layers_bits_can_be_those_of_a_run_of_the_same_seed(done, tmp_path):
+    pattern = str(done[0] / "minmax-2bit-seed{seed}")
+    values = {"overrides": {"fc3": 8}}
+    jobs = compare.plan({"lsq": ("lsq", {})}, [4], [0, 1], values, bits_from=pattern)
+    assert [job.values["overrides"] for job in jobs] == [{"fc1": 2, "fc2": 2, "fc3": 8}] * 2
+    with pytest.raises(RunError, match="not the report of a finished run"):
+        compare.plan({"lsq": ("lsq", {})}, [4], [0, 7], values, bits_from=pattern)
+
+
 def test_the_pictures_are_drawn(done):
-    assert {p.name for p in done[0].glob("*.png")} == {"accuracy_bits.png", "accuracy_size.png"}
+    assert {p.name for p in done[0].glob("*.png")} == {"accuracy_bits.png", "accuracy_size.png", "layer_bits.png"}
+
+
+def test_the_pareto_front_holds_what_no_smaller_network_reaches():
+    points = [(20, 90.0), (10, 80.0), (15, 79.0), (20, 85.0), (30, 90.0), (40, 91.0)]
+    assert pareto(points) == [(10, 80.0), (20, 90.0), (40, 91.0)]
+
+
+def test_the_bits_of_a_layer_are_means_over_the_seeds():
+    rows = [{"variant": "dq", "bits": 4, "error": None, "layer_bits": {"fc1": bits, "fc2": 2}} for bits in (3, 4)]
+    rows.append({"variant": "dq", "bits": 4, "error": "it broke", "layer_bits": {}})
+    assert compare.layer_bits(rows) == {"dq, 4": {"fc1": 3.5, "fc2": 2.0}}
 
 
 def test_a_run_that_fails_is_reported_and_the_others_stand(tmp_path, capsys):

@@ -294,6 +294,16 @@ def test_a_run_whose_constraint_is_never_met_says_so(tmp_path, monkeypatch):
         Run(config, tmp_path / "run", data.load("digits", limit=300), Progress(quiet=True)).train()
 
 
+def test_what_is_stored_is_the_last_state_that_met_the_constraint(tmp_path, monkeypatch):
+    from minquant.quantizers.minmax import MinMax
+    monkeypatch.setattr(MinMax, "step_begin", lambda self, model, epoch, progress: setattr(self, "epoch", epoch))
+    monkeypatch.setattr(MinMax, "feasible", lambda self, model: self.epoch <= 2)
+    monkeypatch.setattr("minquant.run.evaluate", lambda model, split, normalise: (1.0, 0.5))
+    config = Config(method="minmax", model="mlp", float_epochs=1, epochs=4, limit=300)
+    report = Run(config, tmp_path / "run", data.load("digits", limit=300), Progress(quiet=True)).train()
+    assert report["best_epoch"] == 2
+
+
 def test_post_training_quantization_needs_no_epoch(tmp_path):
     config = Config(method="ptq", model="mlp", float_epochs=4, bits=8, act_bits=8)
     assert config.epochs == 0

@@ -91,11 +91,3 @@ def penalty(rows, target, lam, constraint="sum"):
                    for name, array in row.quantizer.params.items()}
             grads.update(prefixed(row.name, own))
     return lam * excess ** 2, grads
-
-
-def memory_table(model):
-    """Return a dict per weight tensor and activation: tensor, kind, elements, bits, kilobytes, learned."""
-    return [{"tensor": row.name, "kind": kind, "elements": row.elements, "bits": row.bits,
-             "kilobytes": row.kilobytes, "learned": row.learned}
-            for kind, rows in (("weights", weight_memory(model)), ("activations", activation_memory(model)))
-            for row in rows]

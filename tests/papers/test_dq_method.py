@@ -135,17 +135,14 @@ def test_training_meets_the_budget_and_holds_the_bits(parametrization, settings)
         assert grad >= 0 if name.endswith("q_max") else grad <= 0
     train(method, model, x, 600)
     assert method.feasible(model)
-    rows = dq_budget.memory_table(model)
-    assert not any(row["learned"] for row in rows)
-    for option, kind in (("budget_w_kb", "weights"), ("budget_a_kb", "activations")):
-        sizes = [row["kilobytes"] for row in rows if row["kind"] == kind]
-        if option in settings:
-            largest = kind == "activations" and method.settings["constraint"] == "max"
-            assert (max(sizes) if largest else sum(sizes)) <= settings[option]
+    weights, activations = dq_budget.weight_memory(model), dq_budget.activation_memory(model)
+    assert not any(row.learned for row in weights + activations)
+    assert sum(row.kilobytes for row in weights) <= settings.get("budget_w_kb", np.inf)
+    combine = sum if method.settings["constraint"] == "sum" else max
+    assert combine([row.kilobytes for row in activations]) <= settings.get("budget_a_kb", np.inf)
     found = dict(quantizers(model))
-    for row in rows:
-        assert row["bits"] == found[row["tensor"]].bits
-        assert row["kilobytes"] == row["elements"] * row["bits"] / 8192
+    for row in weights + activations:
+        assert row.bits == found[row.name].bits and row.kilobytes == row.elements * row.bits / 8192
 
 
 def test_penalty_and_gradient_are_zero_at_the_target_and_below_and_for_layers_at_the_floor():
