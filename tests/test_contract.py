@@ -111,18 +111,62 @@ def test_backward_returns_finite_gradients_of_every_parameter_in_its_shape(name,
     assert all(np.shape(g) == quantizer.params[k].shape and np.isfinite(g).all() for k, g in grads.items())
 
 
+def unusual(kind, normal):
+    """A tensor that quantizers meet in practice and that breaks careless ones; `two values` leaves clusters empty."""
+    x = {"zero": np.zeros_like(normal), "constant": np.full_like(normal, 0.3), "single": normal.reshape(-1, 1)[-1:],
+         "tiny": 1e-30 * normal, "two values": np.where(normal > 0.2, 0.5, 0).astype(normal.dtype)}
+    x["outlier"] = normal.copy()
+    x["outlier"].flat[0] = 1e6 * np.abs(normal).max()
+    return x[kind]
+
+
+UNUSUAL = ["zero", "constant", "outlier", "single", "tiny", "two values"]
+
+
 @pytest.mark.parametrize("name,bits", CASES)
-@pytest.mark.parametrize("kind", ["zero", "constant", "outlier", "single"])
+@pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_weights_neither_hang_nor_become_nan(name, bits, kind):
-    w = {"zero": np.zeros((3, 3, 2, 4), np.float32), "constant": np.full((3, 3, 2, 4), 0.3, np.float32),
-         "outlier": weights(shape=(3, 3, 2, 4)), "single": weights(shape=(1, 1))}[kind].copy()
-    if kind == "outlier":
-        w[0, 0, 0, 0] = 1e6 * np.abs(w).max()
+    w = unusual(kind, weights(shape=(3, 3, 2, 4)))
     quantizer = weight_quantizer(name, bits, w, hardened=False)
     y, cache = quantizer.forward(w, True, np.random.default_rng(6))
     dx, grads = quantizer.backward(np.ones_like(y), cache)
     assert np.isfinite(y).all() and np.isfinite(dx).all() and all(np.isfinite(g).all() for g in grads.values())
     assert np.isfinite(quantizer.forward(w)[0]).all()
+
+
+@pytest.mark.parametrize("name,bits", ACT_CASES)
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_activations_neither_hang_nor_become_nan(name, bits, kind):
+    x = unusual(kind, activations(shape=(4, 3, 3, 2)))
+    quantizer = act_quantizer(name, bits, x)
+    y, cache = quantizer.forward(x, True, np.random.default_rng(6))
+    dx, grads = quantizer.backward(np.ones_like(y), cache)
+    assert np.isfinite(y).all() and np.isfinite(dx).all() and all(np.isfinite(g).all() for g in grads.values())
+    stored = quantizer.encode(x)
+    np.testing.assert_array_equal(stored.decode(), quantizer.forward(x)[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("bits", [0, -1, 9, 2.5, "4", True])
+def test_bits_that_no_code_can_have_are_refused(name, bits):
+    model = models.lenet5((8, 8, 1), 4, np.random.default_rng(0))
+    for given in ({"bits": bits}, {"act_bits": bits}):
+        with pytest.raises(ValueError, match="bits="):
+            quantize(model, name, **{"bits": 8 if 8 in METHODS[name].weight_bits else METHODS[name].weight_bits[0],
+                                     "act_bits": None, **given})
+    for make in (lambda: create(name).weight_quantizer(bits, (3, 3)), lambda: create(name).activation_quantizer(bits)):
+        with pytest.raises((ValueError, TypeError), match="bits"):
+            make()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_activations_that_are_not_finite_are_refused(name, value):
+    x = activations()
+    x[1, 1, 1, 1] = value
+    bits = next(bits for bits in METHODS[name].act_bits if bits is not None)
+    with pytest.raises(ValueError, match="1 of .* activations are NaN or infinite"):
+        create(name).activation_quantizer(bits).init_from(x, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", METHODS)

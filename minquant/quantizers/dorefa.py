@@ -82,7 +82,7 @@ class DoReFaWeight(Quantizer):
         dt = g / top  # STE: d rint(v)/dv := 1
         if self.through_max:
             place = np.unravel_index(np.abs(t).argmax(), t.shape)
-            dt[place] -= np.sign(t[place]) * np.vdot(g, t) / (top * top)
+            dt[place] -= np.sign(t[place]) * np.vdot(g, t / top) / top  # a small top squared would be 0
         return dt * (1 - t * t), {}
 
     def freeze(self, x, rng=None):
