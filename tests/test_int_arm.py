@@ -3,10 +3,13 @@
 Needs a cross compiler and QEMU. Where they are missing only the sources are checked, to leave other machines
 alone; with MINQUANT_REQUIRE_ARM=1 that is a failure.
 """
+import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,44 @@ def test_other_machines_compile_an_arm_file_to_a_null_pointer(name):
     guard = re.search(r"^#if defined\(__aarch64__\).*?^#else\n(.*?)^#endif$", source, re.M | re.S)
     assert guard and guard[1] == f"const int_isa *const {isa} = NULL;\n"
     assert "arm_neon.h" not in source[:guard.start()]
+
+
+def run_tool(name, *arguments, **environment):
+    """Exit status and what a script of tools/arm complains about."""
+    done = subprocess.run([ROOT / "tools/arm" / name, *arguments], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": sys.executable, **environment})
+    return done.returncode, done.stderr
+
+
+def test_a_sysroot_is_not_unpacked_over_a_folder_nor_for_a_python_that_debian_has_not(tmp_path):
+    assert run_tool("sysroot.sh", tmp_path) == (
+        1, f"sysroot.sh: {tmp_path} exists already; remove it or name another folder\n")
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho 3.4\n")
+    other.chmod(0o755)
+    status, said = run_tool("sysroot.sh", tmp_path / "new", PYTHON=str(other))
+    assert status == 1 and "Python 3.4, which no Debian release has" in said and not (tmp_path / "new").exists()
+
+
+def test_a_wheel_is_not_built_without_a_sysroot(tmp_path):
+    status, said = run_tool("wheel.sh", tmp_path, tmp_path / "wheel")
+    assert status == 1 and "tools/arm/sysroot.sh" in said and not (tmp_path / "wheel").exists()
+
+
+def test_a_count_that_grew_by_more_than_two_percent_is_refused_by_name():
+    count = runpy.run_path(str(ROOT / "tools/arm/count.py"))
+    table = "instructions per multiply-accumulate"
+    stored = {"compiler": "gcc 12", table: {"neon": 1.0, "generic": 2.0}}
+    count["compare"]({"compiler": "gcc 12", table: {"neon": 1.02, "generic": 1.5}}, stored, "stored.json")
+    for figures, complaint in (({"neon": 1.03, "generic": 2.0}, "'neon' grew from 1.0 to 1.03"),
+                               ({"neon": 1.0}, "'generic' is gone"),
+                               ({"neon": 1.0, "generic": 2.0, "naive": 1.0}, "'naive' is new")):
+        with pytest.raises(SystemExit, match=complaint):
+            count["compare"]({"compiler": "gcc 12", table: figures}, stored, "stored.json")
+
+
+def test_the_stored_counts_name_each_kernel_and_width_that_is_counted():
+    count = runpy.run_path(str(ROOT / "tools/arm/count.py"))
+    stored = json.loads((ROOT / "results/arm_instructions.json").read_text())
+    names = {" ".join(name.split()[:2]) for name in stored["instructions per multiply-accumulate"]}
+    assert names == {f"{kernel} {width.split()[0]}" for kernel, widths in count["KERNELS"].items() for width in widths}
