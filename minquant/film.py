@@ -126,12 +126,13 @@ def write(film, path, layers=None, fps=4.0, width=800):
 def frame(film, index, layers, width=800):
     """The Figure of one epoch."""
     entry, cells = film.epochs[index], len(layers) + 1
-    rows = -(-cells // 3)
+    columns = 2 if cells == 4 else min(3, cells)
+    rows = -(-cells // columns)
     heights = 1.75 * rows + 0.2, 2.2
     figure = Figure(figsize=(8, sum(heights)), dpi=width / 8, layout="constrained")
     figure.suptitle(f"{film.title}, epoch {int(entry['epoch'])}".lstrip(", "), fontsize=11)
     upper, lower = figure.subfigures(2, 1, height_ratios=heights)
-    axes = upper.subplots(rows, min(3, cells), squeeze=False).flat
+    axes = upper.subplots(rows, columns, squeeze=False).flat
     for axis, layer in zip(axes, layers):
         plot.histogram(axis, entry["weights"][layer], entry["levels"][layer], 60, film.reach(layer))
         axis.set_xlim(film.reach(layer))
