@@ -71,7 +71,10 @@ def draw(folder, out, data_root=None):
 
 
 def read_log(folder):
-    """The history in a folder's log.csv, rows in the order of COLUMNS. Raises RunError where there is none."""
+    """The history in a folder's log.csv, rows in the order of COLUMNS; [] of a run that only calibrates.
+
+    Raises RunError where there is no such file.
+    """
     path = Path(folder) / "log.csv"
     try:
         with open(path, newline="", encoding="utf-8") as stream:
@@ -81,8 +84,6 @@ def read_log(folder):
         raise RunError(f"there is no {path}: no epoch was finished, or {folder} is not a run folder") from None
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise RunError(f"{path} is not the log of a run ({type(error).__name__}: {error})") from None
-    if not history:
-        raise RunError(f"{path} has no line: no epoch was finished")
     return history
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from lesson import SHORT, fit, float_network, picture, quantized
 
 from minquant import data, plot
-from minquant.estimators.scale_clip import Grid, group_index, search_alpha, threshold
+from minquant.estimators.scale_clip import Grid, group_index, merge_group_scales, search_alpha, threshold
 from minquant.nn import BatchNorm, Conv2d
-from minquant.quantizers.gdrq import GDRQWeight, merge_group_scales
+from minquant.quantizers.gdrq import GDRQWeight
 
 digits, rng = data.load("digits"), np.random.default_rng(0)
 one_group, grid = group_index(1, -1), Grid.signed(4, "twos")
@@ -124,6 +124,6 @@ picture(figure, "06_gdrq")
 #
 # ## What you can now read
 #
-# - `minquant/estimators/scale_clip.py`: walls, groups, the search of equation 3
-# - `minquant/quantizers/gdrq.py`: stages and gradients; `merge_group_scales`
+# - `minquant/estimators/scale_clip.py`: walls, groups, the search of equation 3; `merge_group_scales`
+# - `minquant/quantizers/gdrq.py`: stages and gradients
 # - `minquant/deploy/lower.py`: where the merge really happens, exactly

@@ -12,7 +12,7 @@ from lesson import SHORT, fit, float_network, picture, quantized
 from minquant import data, plot
 from minquant.estimators.straight_through import round_half_away
 from minquant.quantizers.dq import Uniform
-from minquant.quantizers.dq_budget import memory_table, total, weight_memory
+from minquant.quantizers.dq_budget import total, weight_memory
 
 digits, rng = data.load("digits"), np.random.default_rng(0)
 
@@ -99,9 +99,8 @@ def watch(epoch, model):
 
 
 accuracy = fit(model, digits, 12 if SHORT else 25, watch)
-for row in memory_table(model):
-    if row["kind"] == "weights":
-        print(f"{row['tensor']:22s} {row['elements']:6d} weights, {row['bits']} bits, {row['kilobytes']:5.2f} kB")
+for row in weight_memory(model):
+    print(f"{row.name:22s} {row.elements:6d} weights, {row.bits} bits, {row.kilobytes:5.2f} kB")
 print(f"{full:.1f} kB at 4 bits, now {seen[-1][0]:.1f} of {budget:.1f}; float {float_accuracy:.1%}, now {accuracy:.1%}")
 assert seen[-1][0] <= budget < full and model.method.feasible(model)
 assert accuracy > float_accuracy - 0.05

@@ -14,7 +14,7 @@ from lesson import SHORT, float_network, picture, quantized
 from minquant import data, plot
 from minquant.deploy import lower
 from minquant.deploy.reference import float64
-from minquant.quantizers.gdrq import merge_group_scales
+from minquant.estimators.scale_clip import merge_group_scales
 from minquant.training import evaluate
 
 digits = data.load("digits")
