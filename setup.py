@@ -21,7 +21,7 @@ from setuptools.errors import CompileError, PlatformError
 KERNELS = Path("minquant/_kernels")
 
 # One row per extension module of minquant._kernels: name -> (Cython wrapper, patterns of its C sources).
-INTEGER = ["int_*.c", "gemm*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
+INTEGER = ["int_*.c", "gemm*.c", "codebook*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
 EXTENSIONS = {
     "train": ("train.pyx", ["train_*.c"]),
     "integer": ("integer.pyx", INTEGER),
@@ -36,6 +36,7 @@ C_FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 SOURCE_FLAGS = [
     ("train_*.c", ["-ffp-contract=fast"]),
     ("*_avx2.c", ["-mavx2", "-mfma"]),
+    ("*_avxvnni.c", ["-mavx2", "-mfma", "-mavxvnni"]),
     ("*_avx512vnni.c", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]),
     ("*_neon_dotprod.c", ["-march=armv8.2-a+dotprod"]),
     ("*_neon_i8mm.c", ["-march=armv8.2-a+dotprod+i8mm"]),
@@ -70,7 +71,7 @@ def kernel_extensions():
                 raise PlatformError(f"extension {name!r}: no file matches {KERNELS / pattern}; "
                                     "the source tree is incomplete, unpack or clone it again")
             core += found
-        inputs = [KERNELS / wrapper, *KERNELS.glob("*.h"), *KERNELS.glob("*.pxd")]
+        inputs = [KERNELS / wrapper, *KERNELS.glob("*.h"), *KERNELS.glob("*.px[di]")]
         extensions.append(Extension(
             f"minquant._kernels.{name}", sources=core, include_dirs=[KERNELS.as_posix()],
             depends=["setup.py", *sorted(path.as_posix() for path in inputs)], py_limited_api=LIMITED_API,

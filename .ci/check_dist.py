@@ -14,7 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".c", ".h", ".npz", ".csv", ".md", ".toml", ".in"}
+SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".npz", ".csv", ".md", ".toml", ".in"}
 NOT_SHIPPED = {"build", "dist", ".venv"}
 
 

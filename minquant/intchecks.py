@@ -51,9 +51,9 @@ def integer(value, what):
     return int(value)
 
 
-def check_bits(bits):
+def check_bits(bits, name="bits"):
     if bits not in range(1, 9):
-        raise ValueError(f"bits={bits} is not in 1..8 (codes are stored in uint8); choose 1..8")
+        raise ValueError(f"{name}={bits} is not in 1..8 (codes are stored in uint8); choose 1..8")
 
 
 def check_channels(q, channels):
@@ -91,6 +91,24 @@ def check_codes_in(a, zero_point, ndim):
     limits = np.iinfo(a.dtype)
     if not limits.min <= zero_point <= limits.max:
         raise ValueError(f"zero_point={zero_point} is not a code of {a.dtype}: {limits.min}..{limits.max}")
+
+
+def check_float_rows(a, w_shape):
+    """Float activations (M, K) for weights (K, N)."""
+    if a.dtype != np.float32 or a.ndim != 2:
+        raise ValueError(f"activations of type {a.dtype}, shape {a.shape}; give float32 (M, K)")
+    if a.shape[1] != w_shape[0]:
+        raise ValueError(f"a of shape {a.shape} times weights of shape {w_shape}; K must be the same")
+
+
+def check_promise(a, zero_point, bits):
+    """Activations of no more bits than the weights were packed for."""
+    if bits == 8:
+        return
+    largest = max(int(a.max(initial=0)), zero_point)
+    if a.dtype != np.uint8 or largest >> bits:
+        raise ValueError(f"activations {a.dtype} as far as {largest} for weights packed with "
+                         f"activation_bits={bits}; give uint8 codes up to {(1 << bits) - 1}, or pack with more bits")
 
 
 def pool_geometry(x_shape, size, stride, padding):

@@ -24,6 +24,7 @@ from .intchecks import (
     check_channels,
     check_codes_in,
     check_floats,
+    check_promise,
     checked_codes,
     checked_stream,
     geometry,
@@ -32,12 +33,13 @@ from .intchecks import (
 
 
 class Weights(NamedTuple):
-    """Codes (K, N) of a matrix or HWIO of a convolution, and the int8 level of every code."""
+    """Codes (K, N) of a matrix or HWIO of a convolution, the int8 level of every code, bits of activations."""
 
     codes: np.ndarray
     levels: np.ndarray
     bits: int
     groups: int
+    activation_bits: int = 8
 
     @property
     def shape(self):
@@ -80,8 +82,11 @@ def unpack_bits(stream, bits, shape):
     return (each << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8).reshape(shape)
 
 
-def pack_weights(codes, levels, bits, groups=1):
+def pack_weights(codes, levels, bits, groups=1, activation_bits=8):
     """Checked weights: codes (K, N) or (KH, KW, C / groups, O), levels int8 of at most 2^bits codes.
+
+    activation_bits below 8 promise activations of so many bits, uint8: products then refuse others, and on
+    processors without an 8-bit dot product they add longer in 8 and 16 bits.
 
     Raises ValueError for codes without a level, K beyond MAX_K or channels that groups do not divide.
     """
@@ -96,6 +101,7 @@ def pack_weights(codes, levels, bits, groups=1):
         raise ValueError(f"code {codes.max()} has no level: there are {levels.size}; give as many as codes")
     if codes.ndim not in (2, 4) or (codes.ndim == 2 and groups != 1):
         raise ValueError(f"codes of shape {codes.shape} in {groups} groups; give (K, N), or HWIO with groups")
+    check_bits(activation_bits, "activation_bits")
     k = codes[..., :1].size if codes.shape[-1] else int(np.prod(codes.shape[:-1]))
     if k > MAX_K:
         raise ValueError(f"K={k} is beyond {MAX_K}, where sums leave int32; split the product and add "
@@ -104,7 +110,7 @@ def pack_weights(codes, levels, bits, groups=1):
         raise ValueError(f"{codes.shape[-1]} output channels in {groups} groups; groups must divide them")
     padded = np.zeros(1 << bits, np.int8)
     padded[:levels.size] = levels
-    return Weights(codes, padded, bits, groups)
+    return Weights(codes, padded, bits, groups, activation_bits)
 
 
 def requantization(multiplier, offset, bits, direction=None, thresholds=None):
@@ -159,6 +165,7 @@ def matmul(a, weights, zero_point=0, requantization=None):
     a: uint8 or int8 (M, K). Raises ValueError for other types and shapes.
     """
     check_codes_in(a, zero_point, 2)
+    check_promise(a, zero_point, weights.activation_bits)
     if a.shape[1] != weights.shape[0] or len(weights.shape) != 2:
         raise ValueError(f"a of shape {a.shape} times weights of shape {weights.shape}; K must be the same")
     return finish(product(shifted(a, zero_point), weights.levels[weights.codes]), requantization)
@@ -171,6 +178,7 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None):
     nothing. Each of the groups of weights sees its share of the channels; groups = channels is depthwise.
     """
     check_codes_in(x, zero_point, 4)
+    check_promise(x, zero_point, weights.activation_bits)
     kh, kw, each, columns = weights.shape
     (sh, sw), pads, shape = geometry(x.shape, weights.shape, weights.groups, stride, padding)
     patches = windows(np.pad(shifted(x, zero_point), ((0, 0), *pads, (0, 0))), (kh, kw), (sh, sw))

@@ -12,47 +12,21 @@ On every instruction set and at any number of threads the integers are the same.
 array([[-120,   10]], dtype=int32)
 """
 import argparse
-import functools
-import importlib.machinery
 import json
 import math
 import os
-import pkgutil
-import platform
 
 import numpy as np
 
-from . import __version__, _kernels, intchecks, intops
-from .cpu import cpu_features
+from . import _kernels, codebook, intchecks, intops
+from .cpu import cpu_features  # noqa: F401, a name of this module
+from .isa import chosen, compiled, isa
+from .kernelinfo import info, table
 
 # Below this many multiply-adds, or outputs of other operations, waking a thread (30 us) does not pay.
-SMALL_PRODUCT, SMALL_ARRAY = 1 << 26, 1 << 19
+SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 1 << 26, 1 << 23, 1 << 19
 
 _threads = _kernels.default_threads()
-
-
-@functools.cache
-def _compiled():
-    """The module of integer kernels or None."""
-    return _kernels.extension("integer")
-
-
-def isa():
-    """Instruction set of the integer kernels: MINQUANT_ISA, else the best of this machine; numpy without any.
-
-    Raises ValueError where MINQUANT_ISA names one that this machine or this build does not have.
-    """
-    return _chosen(os.environ.get("MINQUANT_ISA", ""), "MINQUANT_ISA")
-
-
-def _chosen(wanted, source):
-    """The instruction set `wanted`, or the best where it is empty."""
-    module = _compiled()
-    available = module.isas() if module else ["numpy"]
-    if wanted and wanted not in available:
-        raise ValueError(f"{source}={wanted!r} is not available; this machine and build have "
-                         f"{', '.join(available)}: choose one of them, or leave {source} empty")
-    return wanted or available[0]
 
 
 def _single_threaded():
@@ -68,38 +42,40 @@ if hasattr(os, "register_at_fork"):
 def pack_bits(codes, bits):
     """`intops.pack_bits`, compiled."""
     codes = intchecks.checked_codes(codes, bits)
-    if _compiled() is None:
+    if compiled() is None:
         return intops.pack_bits(codes, bits)
     stream = np.empty((codes.size * bits + 7) // 8, np.uint8)
-    _compiled().pack_bits(codes.ravel(), bits, stream)
+    compiled().pack_bits(codes.ravel(), bits, stream)
     return stream
 
 
 def unpack_bits(stream, bits, shape):
     """`intops.unpack_bits`, compiled."""
     stream = intchecks.checked_stream(stream, bits, shape)
-    if _compiled() is None:
+    if compiled() is None:
         return intops.unpack_bits(stream, bits, shape)
     codes = np.empty(shape, np.uint8)
-    _compiled().unpack_bits(stream, bits, codes.reshape(-1))
+    compiled().unpack_bits(stream, bits, codes.reshape(-1))
     return codes
 
 
-def pack_weights(codes, levels, bits, groups=1, isa=None):
+def pack_weights(codes, levels, bits, groups=1, activation_bits=8, isa=None):
     """Weights in the layout of an instruction set: the active one unless `isa` names another.
 
-    codes: (K, N), or HWIO with groups; levels: int8, the level of each code. Raises as `intops.pack_weights`.
+    codes: (K, N), or HWIO with groups; levels: int8, the level of each code; activation_bits: as many bits
+    as the activations have. Raises as `intops.pack_weights`.
     """
-    weights = intops.pack_weights(codes, levels, bits, groups)
-    active = _chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    weights = intops.pack_weights(codes, levels, bits, groups, activation_bits)
+    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
     if active == "numpy":
         return weights
-    module, shape = _compiled(), weights.shape if len(weights.shape) == 4 else (1, 1, *weights.shape)
+    module, shape = compiled(), weights.shape if len(weights.shape) == 4 else (1, 1, *weights.shape)
     if 1 < groups == shape[3] and shape[2] == 1:
         taps = weights.levels[weights.codes].reshape(-1, groups).astype(np.int16)
         padded = np.pad(taps, ((0, 0), (0, -groups % module.BLOCK)))
-        return module.DepthwiseWeights(padded, taps.sum(0, dtype=np.int32), bits, shape, active)
-    return module.Weights(weights.codes.reshape(shape), weights.levels, bits, weights.shape, groups, active)
+        return module.DepthwiseWeights(padded, taps.sum(0, dtype=np.int32), bits, shape, active, activation_bits)
+    return module.Weights(weights.codes.reshape(shape), weights.levels, bits, weights.shape, groups, active,
+                          activation_bits)
 
 
 def requantization(multiplier, offset, bits, direction=None, thresholds=None):
@@ -107,7 +83,7 @@ def requantization(multiplier, offset, bits, direction=None, thresholds=None):
     q = intops.requantization(multiplier, offset, bits, direction, thresholds)
     if isa() == "numpy":
         return q
-    return _compiled().Requantization(q.multiplier, q.offset, (1 << bits) - 1, q.direction, q.thresholds)
+    return compiled().Requantization(q.multiplier, q.offset, (1 << bits) - 1, q.direction, q.thresholds)
 
 
 def _as_bytes(a, ndim):
@@ -137,11 +113,12 @@ def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
     if type(weights) is intops.Weights:
         return intops.matmul(a, weights, zero_point, requantization)
     rows, signed = _as_bytes(a, 2)
+    intchecks.check_promise(a, zero_point, weights.activation_bits)
     if rows.strides[1] != 1:
         rows = np.ascontiguousarray(rows)
     out = np.empty((len(a), weights.shape[-1]), np.int32 if requantization is None else np.uint8)
     threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT)
-    _compiled().matmul(rows, weights, out, zero_point, signed, requantization, threads)
+    compiled().matmul(rows, weights, out, zero_point, signed, requantization, threads)
     return out
 
 
@@ -150,9 +127,10 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
     if type(weights) is intops.Weights:
         return intops.conv2d(x, weights, stride, padding, zero_point, requantization)
     image, signed = _as_bytes(x, 4)
+    intchecks.check_promise(x, zero_point, weights.activation_bits)
     strides, pads, shape = intchecks.geometry(x.shape, weights.shape, weights.groups, stride, padding)
     out = np.empty((*shape, weights.shape[3]), np.int32 if requantization is None else np.uint8)
-    module, (kh, kw, each, _) = _compiled(), weights.shape
+    module, (kh, kw, each, _) = compiled(), weights.shape
     if type(weights) is module.Weights:
         run, threads = module.conv2d, _team(out.size * kh * kw * each, num_threads, SMALL_PRODUCT)
     else:
@@ -162,16 +140,38 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
     return out
 
 
+def pack_codebook(codes, values, bits, isa=None):
+    """Weights of float32 values in the layout of an instruction set; arguments as `codebook.pack_codebook`."""
+    weights = codebook.pack_codebook(codes, values, bits)
+    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    if active == "numpy":
+        return weights
+    return compiled().CodebookWeights(weights.codes, weights.codebook, bits, active)
+
+
+def matmul_codebook(a, weights, num_threads=None):
+    """`codebook.matmul_codebook`: a float32 (M, K) times codebook weights, float32 (M, N), the same bits everywhere."""
+    if type(weights) is codebook.CodebookWeights:
+        return codebook.matmul_codebook(a, weights)
+    intchecks.check_float_rows(a, weights.shape)
+    if a.strides[1] != 4 or a.strides[0] % 4:
+        a = np.ascontiguousarray(a)
+    out = np.empty((len(a), weights.shape[1]), np.float32)
+    threads = _team(a.size * out.shape[1], num_threads, SMALL_FLOAT_PRODUCT)
+    compiled().matmul_codebook(a, weights, out, threads)
+    return out
+
+
 def max_pool2d(x, size, stride=None, padding=0, num_threads=None):
     """`intops.max_pool2d`: the largest code of every window of NHWC."""
-    if _compiled() is None:
+    if compiled() is None:
         return intops.max_pool2d(x, size, stride, padding)
     return _pool(x, size, stride, padding, None, num_threads, x.dtype)
 
 
 def average_pool2d(x, size, stride=None, padding=0, requantization=None, num_threads=None):
     """`intops.average_pool2d`: the sum of every window of NHWC, int32 or uint8 codes."""
-    if _compiled() is None:
+    if compiled() is None:
         return intops.average_pool2d(x, size, stride, padding, requantization)
     return _pool(x, size, stride, padding, requantization, num_threads)
 
@@ -183,16 +183,16 @@ def _pool(x, size, stride, padding, requantization, num_threads, maximum_of=None
     sums = np.int32 if requantization is None else np.uint8
     out = np.empty((*shape, x.shape[3]), np.uint8 if maximum_of else sums)
     threads = _team(out.size * size[0] * size[1], num_threads, SMALL_ARRAY)
-    _compiled().pool2d(np.ascontiguousarray(image), out, size, strides, (pads[0][0], pads[1][0]), signed,
+    compiled().pool2d(np.ascontiguousarray(image), out, size, strides, (pads[0][0], pads[1][0]), signed,
                        maximum_of is not None, requantization, threads, isa())
     return out.view(maximum_of) if maximum_of else out
 
 
 def add(a, b, multiplier_a, multiplier_b, offset, bits, num_threads=None):
     """`intops.add`: codes of a weighted sum of two arrays of codes (..., C), as in a residual block."""
-    if _compiled() is None:
+    if compiled() is None:
         return intops.add(a, b, multiplier_a, multiplier_b, offset, bits)
-    factors, module = intchecks.addition_factors(a, b, multiplier_a, multiplier_b, offset, bits), _compiled()
+    factors, module = intchecks.addition_factors(a, b, multiplier_a, multiplier_b, offset, bits), compiled()
     out = np.empty(a.shape, np.uint8)
     if a.size:
         factors = np.tile(factors, module.BLOCK // math.gcd(module.BLOCK, a.shape[-1]))
@@ -211,79 +211,8 @@ def quantize(x, requantization, num_threads=None):
     out = np.empty(x.shape, np.uint8)
     rows = np.ascontiguousarray(x).reshape(-1, max(1, x.shape[-1]))
     threads = _team(x.size, num_threads, SMALL_ARRAY)
-    _compiled().quantize(rows, requantization, out.reshape(rows.shape), threads, isa())
+    compiled().quantize(rows, requantization, out.reshape(rows.shape), threads, isa())
     return out
-
-
-def info():
-    """What is compiled and what this machine offers, as a dict of plain values.
-
-    `extensions` maps each compiled module to "ready", "not built" or the reason why it cannot be loaded;
-    `in_use` says whether any of them serves this process; `build` is the record of the build (compiler,
-    OpenMP, flags per source file), empty where none ran.
-
-    >>> sorted(info())[:4]
-    ['build', 'cpu', 'extensions', 'in_use']
-    """
-    build = _kernels.build_info()
-    states = {name: _state(name) for name in sorted({*build.get("extensions", ()), *_modules()})}
-    module = None if _kernels.switched_off() or states.get("integer") != "ready" else _compiled()
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "in_use": "ready" in states.values(),
-        "switched_off": _kernels.switched_off(),
-        "extensions": states,
-        "openmp": build.get("openmp", False),
-        "threads": _kernels.default_threads(),
-        "cpu": cpu_features(),
-        "isa": {"active": isa() if module else "numpy", "available": module.isas() if module else [],
-                "built": module.built() if module else []},
-        "build": build,
-    }
-
-
-def _modules():
-    """Names of the compiled modules that lie in minquant._kernels, loadable or not."""
-    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-    return [module.name for module in pkgutil.iter_modules(_kernels.__path__)
-            if any((_kernels.HERE / (module.name + suffix)).exists() for suffix in suffixes)]
-
-
-def _state(name):
-    if _kernels.switched_off():
-        return "switched off by MINQUANT_NO_EXTENSIONS"
-    try:
-        return "ready" if _kernels.extension(name) else "not built"
-    except ImportError as error:
-        return str(error)
-
-
-def _choice(facts):
-    """The instruction set in use and the others that are there."""
-    others = [name for name in facts["available"] if name != facts["active"]]
-    return facts["active"] + (f" (MINQUANT_ISA chooses; also here: {', '.join(others)})" if others else "")
-
-
-def _table(facts):
-    """The lines that `python -m minquant.kernels` prints."""
-    build = facts["build"]
-    rows = [("minquant", facts["version"]), ("python, numpy", f"{facts['python']}, {facts['numpy']}"),
-            ("machine", facts["machine"]), ("instruction sets", " ".join(facts["cpu"]) or "none recognised"),
-            ("threads", str(facts["threads"])), ("integer kernels", _choice(facts["isa"]))]
-    rows += [(f"extension {name}", state) for name, state in facts["extensions"].items()]
-    if not facts["in_use"]:
-        can_build = not build and not facts["switched_off"]
-        remedy = "; to compile them: pip install -e . in the source tree" if can_build else ""
-        rows.append(("kernels", f"none in use: every operation runs in NumPy{remedy}"))
-    if build:
-        rows += [("built with", f"{build['compiler']} on {build['platform']}"),
-                 ("OpenMP", "yes" if build["openmp"] else "no: kernels run on one thread")]
-        rows += [(f"flags of {source}", " ".join(flags)) for source, flags in build["flags"].items()]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 
 
 def main(arguments=None):
@@ -291,7 +220,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m minquant.kernels", description=main.__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     facts = info()
-    print(json.dumps(facts, indent=1) if parser.parse_args(arguments).json else _table(facts))
+    print(json.dumps(facts, indent=1) if parser.parse_args(arguments).json else table(facts))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minquant import intops, kernels
+from minquant import intops, isa, kernels
 
-COMPILED = kernels._compiled()
+COMPILED = isa.compiled()
 ISAS = COMPILED.isas() if COMPILED else ["numpy"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from int_cases import COMPILED, ISAS
 
-from minquant import intops, kernels
+from minquant import codebook, intops, kernels
 
 
 def test_the_best_instruction_set_of_this_machine_is_used_unless_another_is_asked_for(monkeypatch):
@@ -36,6 +36,23 @@ def test_available_instruction_sets_are_built_ones_and_end_with_the_one_of_any_m
         assert set(facts["available"]) <= set(facts["built"]) and facts["available"][-1] == "generic"
     else:
         assert facts == {"active": "numpy", "available": [], "built": []}
+
+
+def test_the_table_names_for_every_operation_and_instruction_set_the_code_that_computes_it(capsys):
+    table = kernels.info()["operations"]
+    built = kernels.info()["isa"]["built"]
+    assert bool(table) == bool(COMPILED)
+    for operation, by_isa in table.items():
+        assert callable(getattr(kernels, operation.split()[0]))
+        assert list(by_isa) == built and set(by_isa.values()) <= set(built)
+        assert by_isa["generic"] == "generic"
+    for isa in built:
+        assert table["matmul"][isa] == table["conv2d"][isa] == isa
+    kernels.main([])
+    lines = capsys.readouterr().out.splitlines()
+    for operation in table:
+        assert sum(line.startswith(operation + "  ") for line in lines) == 1
+    assert sum(f"{kernels.isa()}*" in line for line in lines) == bool(table)
 
 
 PROGRAM = """
@@ -87,8 +104,9 @@ def test_a_forked_child_computes_after_its_parent_used_threads():
 
 def test_the_oracle_and_the_kernels_have_the_same_operations_with_the_same_arguments():
     for name in ("pack_bits", "unpack_bits", "pack_weights", "requantization", "matmul", "conv2d",
-                 "max_pool2d", "average_pool2d", "add", "quantize"):
+                 "max_pool2d", "average_pool2d", "add", "quantize", "pack_codebook", "matmul_codebook"):
         ours = inspect.signature(getattr(kernels, name)).parameters
-        theirs = inspect.signature(getattr(intops, name)).parameters
+        oracle = codebook if "codebook" in name else intops
+        theirs = inspect.signature(getattr(oracle, name)).parameters
         shared = [key for key in ours if key not in ("num_threads", "isa")]
         assert len(shared) == len(theirs)

@@ -94,6 +94,45 @@ def test_sums_held_in_16_bits_do_not_overflow_at_the_largest_level(isa, rows, la
         assert np.array_equal(result, np.full((rows, 40), 255 * 515 * level))
 
 
+@settings(max_examples=100, deadline=None)
+@given(m=SIZES, k=SIZES, n=SIZES, bits=st.integers(1, 8), activation_bits=st.integers(1, 7),
+       kind=st.sampled_from(GRIDS), seed=st.integers(0, 99))
+def test_weights_packed_for_fewer_activation_bits_give_the_same_sums(m, k, n, bits, activation_bits, kind, seed):
+    a, weights, rng = case(m, k, n, bits, kind, np.uint8, seed)
+    a >>= 8 - activation_bits
+    zero = int(rng.integers(0, 1 << activation_bits))
+    for isa in ISAS:
+        w = kernels.pack_weights(weights.codes, weights.levels, bits, activation_bits=activation_bits, isa=isa)
+        assert np.array_equal(kernels.matmul(a, w, zero), intops.matmul(a, weights, zero))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 2, 6, 15])
+@pytest.mark.parametrize("activation_bits, largest", [
+    (2, 2), (2, 7), (2, 8), (1, 21), (1, 22), (1, 127), (4, 1), (4, 2), (4, 8), (4, 127), (4, 128), (7, 43), (7, 128)])
+def test_sums_held_in_8_and_16_bits_do_not_overflow_where_activations_are_narrow(isa, rows, activation_bits, largest):
+    """The largest products in a row, at the number of them that 8 and 16 bits hold, and one group beyond."""
+    top = (1 << activation_bits) - 1
+    held = {127 // (top * largest), 32767 // (top * largest) // 2, 32767 // (2 * top * largest) & ~3}
+    for k in {16 * min(groups, 200) + more for groups in held for more in (0, 1, 16, 17)} - {0}:
+        levels = np.array([0, -largest], np.int8)
+        w = kernels.pack_weights(np.ones((k, 20), np.uint8), levels, 1, activation_bits=activation_bits, isa=isa)
+        result = kernels.matmul(np.full((rows, k), top, np.uint8), w)
+        assert np.array_equal(result, np.full((rows, 20), -top * largest * k))
+
+
+@pytest.mark.parametrize("a, zero, message", [
+    (np.full((2, 3), 16, np.uint8), 0, "as far as 16.*activation_bits=4.*up to 15"),
+    (np.zeros((2, 3), np.int8), 0, "activations int8"), (np.zeros((2, 3), np.uint8), 16, "as far as 16")])
+def test_activations_beyond_the_bits_that_weights_were_packed_for_are_refused(a, zero, message):
+    for module in (intops, kernels):
+        w = module.pack_weights(np.zeros((3, 5), np.uint8), [1], 1, activation_bits=4)
+        with pytest.raises(ValueError, match=message):
+            module.matmul(a, w, zero)
+        with pytest.raises(ValueError, match="activation_bits=9"):
+            module.pack_weights(np.zeros((3, 5), np.uint8), [1], 1, activation_bits=9)
+
+
 def test_k_beyond_the_bound_is_an_error_with_the_limit():
     codes = np.zeros((intchecks.MAX_K + 1, 1), np.uint8)
     for module in (intops, kernels):

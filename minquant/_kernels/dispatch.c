@@ -1,11 +1,20 @@
 /* Chooses among the instruction sets; computes nothing. */
+#include "codebook.h"
 #include "int_isa.h"
 #include <string.h>
 
 #if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
 #define CPU_HAS(feature) __builtin_cpu_supports(feature)
+/* Compilers learned this name late: leaf 7.1, EAX bit 4. AVX2 says that the system saves the registers. */
+static int has_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return CPU_HAS("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
+}
 #else
 #define CPU_HAS(feature) 0
+static int has_avxvnni(void) { return 0; }
 #endif
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -28,7 +37,7 @@ static int system_has(const char *name)
 #endif
 
 /* Best first. */
-#define CANDIDATES 6
+#define CANDIDATES 7
 static const int_isa *candidate(int index, int *present)
 {
     switch (index) {
@@ -36,15 +45,18 @@ static const int_isa *candidate(int index, int *present)
         *present = CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512vl") && CPU_HAS("avx512vnni");
         return int_isa_avx512vnni;
     case 1:
+        *present = has_avxvnni();
+        return int_isa_avxvnni;
+    case 2:
         *present = CPU_HAS("avx2") != 0;
         return int_isa_avx2;
-    case 2:
+    case 3:
         *present = HAS_I8MM;
         return int_isa_neon_i8mm;
-    case 3:
+    case 4:
         *present = HAS_DOTPROD;
         return int_isa_neon_dotprod;
-    case 4:
+    case 5:
         *present = 1; /* part of every 64-bit ARM processor */
         return int_isa_neon;
     default:
@@ -64,13 +76,15 @@ const int_isa *int_isa_at(int index)
     return NULL;
 }
 
-const char *int_isa_built(int index)
+const char *int_isa_provider(int index, int family)
 {
     for (int i = 0; i < CANDIDATES; i++) {
         int present;
         const int_isa *isa = candidate(i, &present);
         if (isa && index-- == 0)
-            return isa->name;
+            return family == INT_PRODUCTS ? isa->name
+                   : family == INT_LOOPS  ? (*isa->loops)->name
+                                          : (*isa->floats)->name;
     }
     return NULL;
 }

@@ -25,9 +25,9 @@ static int depthwise(const exec_op *op, int channels)
            op->channels == channels;
 }
 
-/* Level 0 as the kernels read it, and whether they must read something else than the codes: 0 no, 1 a map of
- * them, -1 the levels span more than 8 bits. */
-static int levels_read(const exec_op *op, int *zero)
+/* Level 0 as the kernels read it, the greatest byte that they read, and whether they must read something else
+ * than the codes: 0 no, 1 a map of them, -1 the levels span more than 8 bits. */
+static int levels_read(const exec_op *op, int *zero, int *top)
 {
     int low = 0, high = 0, even = 1;
     for (int i = 0; i < op->input_count; i++) {
@@ -37,8 +37,10 @@ static int levels_read(const exec_op *op, int *zero)
         even &= level - op->input_levels[0] == i;
     }
     *zero = -low;
+    *top = high - low;
     if (even && op->input_levels[0] <= 0 && op->input_levels[0] >= -255) {
         *zero = -op->input_levels[0];
+        *top = *zero > op->input_count ? *zero : op->input_count - 1;
         return 0;
     }
     return high - low > 255 ? -1 : 1;
@@ -76,7 +78,7 @@ static void make_depthwise(block *b, const exec_op *op, exec_made *m)
         }
 }
 
-static void make_products(block *b, const int_isa *isa, const exec_op *op, int segments, int length,
+static void make_products(block *b, const int_isa *isa, const exec_op *op, int segments, int length, int top,
                           exec_made *m)
 {
     int groups = op->kind == EXEC_LINEAR ? 1 : op->groups, each = op->channels / groups;
@@ -90,7 +92,7 @@ static void make_products(block *b, const int_isa *isa, const exec_op *op, int s
         int32_t *start = take(b, (size_t)int_up(each, INT_MAX_COLUMNS) * sizeof *start);
         if (!b->base)
             continue;
-        m->weights[g] = int_weights_init(memory, isa, &from, segments, length, each, op->bits, levels);
+        m->weights[g] = int_weights_init(memory, isa, &from, segments, length, each, op->bits, levels, top);
         m->start[g] = start;
         int_start(m->weights[g], m->zero, start);
     }
@@ -100,7 +102,7 @@ static void make_product(block *b, const int_isa *isa, const exec_op *op, int ch
 {
     int_window window = {
         .kernel_h = op->kernel_h, .kernel_w = op->kernel_w, .channels = channels, .groups = op->groups};
-    int segments = 1, length = channels, read = levels_read(op, &m->zero);
+    int segments = 1, length = channels, top, read = levels_read(op, &m->zero, &top);
     if (op->kind == EXEC_CONVOLUTION)
         int_conv_segments(&window, &segments, &length);
     m->offsets = take(b, (size_t)(op->kernel_h * op->kernel_w + 1) * sizeof *m->offsets);
@@ -112,7 +114,7 @@ static void make_product(block *b, const int_isa *isa, const exec_op *op, int ch
     if (depthwise(op, channels))
         make_depthwise(b, op, m);
     else
-        make_products(b, isa, op, segments, length, m);
+        make_products(b, isa, op, segments, length, top < 1 ? 1 : top, m);
 }
 
 /* Factors of all channels, padded with zeros to whole vectors. */

@@ -9,7 +9,7 @@ static const int32_t zeros[INT_MAX_COLUMNS];
 
 void int_start(const int_weights *w, int shift, int32_t *start)
 {
-    shift -= w->isa->centre;
+    shift -= w->centre;
     for (int n = 0; n < int_up(w->columns, INT_MAX_COLUMNS); n++)
         start[n] = n < w->columns ? (int32_t)(0u - (uint32_t)shift * (uint32_t)w->sums[n]) : 0;
 }

@@ -1,55 +1,22 @@
 /* Products with AVX2, which has no 8-bit dot product: vpmaddubsw adds two products u8 x s8 in int16 and
- * saturates. So the greatest magnitude L of a level decides how long sums stay in int16:
+ * saturates. So the greatest magnitude P of a product, that of an activation times that of a level, decides
+ * how long sums stay in int16:
  *
- *   DEEP  2 * 255 * L * depth <= 32767 with depth >= 4, so L <= 16: vpaddw over `depth` groups, then to int32
- *         (4-bit codes, L = 8: 8 groups = 16 products a lane; 2-bit codes, L = 2: 32 groups = 64 products)
- *   EACH  L <= 64 (2 * 255 * 64 = 32640): widened in every group
- *   WIDE  any L: weights in int16, vpmaddwd; a panel is decoded to int16 first
+ *   DEEP  2 * P * depth <= 32767 with depth >= 4, so P <= 4095: vpaddw over `depth` groups, then to int32
+ *         (activations up to 255: 4-bit codes, 255 * 8: 8 groups = 16 products a lane; 2-bit codes, 255 * 2:
+ *         32 groups = 64 products. Activations of 4 bits, 15 * 128: 8 groups with any weights)
+ *   EACH  2 * P <= 32767, so P <= 16383: widened in every group
+ *   WIDE  any P: weights in int16, vpmaddwd; a panel is decoded to int16 first
  */
 #include "int_isa.h"
 #ifdef __AVX2__
+#define VECTOR 32
 #include "gemm_finish.h"
 #include "gemm_x86.h"
 
 #define ROWS 6
 #define WIDE_ROWS 3
-#define ALWAYS static inline __attribute__((always_inline))
 enum { DEEP, EACH, WIDE };
-
-typedef struct {
-    __m256i low, high;
-} tables;
-
-/* A shuffle looks up a nibble: one code of 4 bits, or the low and the high of two 2-bit codes. */
-ALWAYS tables load_tables(const int8_t *levels, int bits)
-{
-    int8_t both[2][16];
-    for (int i = 0; i < 16; i++) {
-        both[0][i] = levels[bits == 2 ? i & 3 : i];
-        both[1][i] = levels[bits == 2 ? i >> 2 : i];
-    }
-    return (tables){_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)both[0])),
-                    _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)both[1]))};
-}
-
-/* lanes[i][j] = levels[(from[j] >> bits * i) & (2^bits - 1)]; 8-bit codes are levels */
-ALWAYS void decode_vector(const uint8_t *from, int bits, tables t, __m256i *lanes)
-{
-    const __m256i nibble = _mm256_set1_epi8(15);
-    __m256i codes = _mm256_loadu_si256((const void *)from);
-    if (bits == 8) {
-        lanes[0] = codes;
-        return;
-    }
-    __m256i even = _mm256_and_si256(codes, nibble),
-            odd = _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble);
-    lanes[0] = _mm256_shuffle_epi8(t.low, even);
-    lanes[1] = _mm256_shuffle_epi8(bits == 4 ? t.low : t.high, bits == 4 ? odd : even);
-    if (bits == 2) {
-        lanes[2] = _mm256_shuffle_epi8(t.low, odd);
-        lanes[3] = _mm256_shuffle_epi8(t.high, odd);
-    }
-}
 
 ALWAYS __m256i low_words(__m256i bytes) { return _mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)); }
 ALWAYS __m256i high_words(__m256i bytes) { return _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1)); }
@@ -82,6 +49,9 @@ static void decode(const int_weights *w, const uint8_t *from, size_t codes, void
         decode_panel(w, from, codes, 2, to);
 }
 
+/* DEEP: groups that int16 takes, a multiple of those in one load of codes; below 4 it does not pay. */
+ALWAYS int depth_of(const int_weights *w) { return w->product ? 32767 / (2 * w->product) & ~3 : 1 << 14; }
+
 /* A tile's sums: in int16 for DEEP, else int32; WIDE keeps two vectors of partial sums for 8 columns. */
 typedef __m256i accumulators[ROWS][4];
 
@@ -108,7 +78,7 @@ ALWAYS void add_groups(const uint8_t *a, ptrdiff_t row, const __m256i *lanes, in
     for (int g = 0; g < groups; g++)
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            __m256i x = _mm256_set1_epi32(load4(a + r * row + 4 * g));
+            __m256i x = repeat4(load4(a + r * row + 4 * g));
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
                 multiply_add(&sums[r][v], x, &lanes[g * vectors + v], kind);
@@ -204,7 +174,7 @@ ALWAYS void product(const int_tile *t, int rows, int vectors, int bits, int kind
     accumulators sums;
     int32_t to[ROWS][FINISH_COLUMNS];
     tables levels = load_tables(t->weights->table, bits);
-    int depth = kind == DEEP ? 32767 / (510 * t->weights->largest + 1) & ~3 : 0;
+    int depth = kind == DEEP ? depth_of(t->weights) : 0;
     for (int r = 0; r < rows; r++)
         memcpy(to[r], t->start, sizeof to[r]);
     clear(rows, kind == WIDE ? 2 * vectors : vectors, sums);
@@ -214,7 +184,7 @@ ALWAYS void product(const int_tile *t, int rows, int vectors, int bits, int kind
     if (kind != DEEP)
         add_to(to, rows, vectors, kind, sums);
     for (int r = 0; r < rows; r++)
-        finish_row(t, r, to[r]);
+        finish_columns(t, r, 0, 8 * vectors, to[r]);
 }
 
 ALWAYS void product_of_width(const int_tile *t, int rows, int bits, int kind)
@@ -228,7 +198,7 @@ ALWAYS void product_of_width(const int_tile *t, int rows, int bits, int kind)
 #define NARROW_TILE(rows, bits)                           \
     static void narrow_##rows##_##bits(const int_tile *t) \
     {                                                     \
-        if (t->weights->largest <= 16)                    \
+        if (depth_of(t->weights) >= 4)                    \
             product_of_width(t, rows, bits, DEEP);        \
         else                                              \
             product_of_width(t, rows, bits, EACH);        \
@@ -287,12 +257,13 @@ static const int_isa isa = {.name = "avx2",
                             .columns = 16,
                             .narrow = 8,
                             .group = 4,
-                            .vector = 32,
+                            .vector = VECTOR,
                             .fused_rows = 2,
-                            .largest_bytes = 64,
+                            .widest_product = 16383,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_avx2};
+                            .loops = &int_loops_avx2,
+                            .floats = &codebook_isa_avx2};
 const int_isa *const int_isa_avx2 = &isa;
 #else
 const int_isa *const int_isa_avx2 = NULL;

@@ -32,7 +32,7 @@ static inline void product(const int_tile *t, int rows)
     for (int r = 0; r < rows; r++) {
         int32_t row[COLUMNS];
         memcpy(row, sums[r], sizeof row);
-        finish_row(t, r, row);
+        finish_columns(t, r, 0, COLUMNS, row);
     }
 }
 
@@ -51,8 +51,9 @@ static const int_isa isa = {.name = "generic",
                             .group = 1,
                             .vector = COLUMNS,
                             .fused_rows = 0,
-                            .largest_bytes = -1,
+                            .widest_product = -1,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic};
+                            .loops = &int_loops_generic,
+                            .floats = &codebook_isa_generic};
 const int_isa *const int_isa_generic = &isa;

@@ -8,6 +8,9 @@
 #define ALWAYS static inline __attribute__((always_inline))
 #define COLUMNS 16
 #define VECTOR 16
+#define DOT_ROWS \
+    6 /* of the kernels with 8-bit products: most of a tile; most that decode codes in registers */
+#define DOT_FUSED_ROWS 2
 
 /* A look-up takes a nibble: one code of 4 bits, or the low and the high of two 2-bit codes. */
 typedef struct {

@@ -7,20 +7,18 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include "gemm_neon.h"
 
-#define ROWS 6
-#define FUSED_ROWS 2
 #define STEP 4 /* groups of 4 k in one load of activations */
 
 /* sums += group `lane` of the activations x times one group of weights, four vectors of 4 columns x 4 k. As
  * intrinsics compilers would order the sums one after another. */
-#define ADD_GROUP(x, lane)                                                                                   \
-    _Pragma("GCC unroll 2") for (int v = 0; v < COLUMNS / 4; v += held_by_load(bits))                        \
-    {                                                                                                        \
-        int8x16_t lanes[4];                                                                                  \
-        load_levels(w, bits, levels, lanes);                                                                 \
-        _Pragma("GCC unroll 4") for (int i = 0; i < held_by_load(bits); i++)                                 \
-            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) __asm__ volatile(                         \
-                "sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sums[r][v + i]) : "w"(lanes[i]), "w"(x[r]));   \
+#define ADD_GROUP(x, lane)                                                                                 \
+    _Pragma("GCC unroll 2") for (int v = 0; v < COLUMNS / 4; v += held_by_load(bits))                      \
+    {                                                                                                      \
+        int8x16_t lanes[4];                                                                                \
+        load_levels(w, bits, levels, lanes);                                                               \
+        _Pragma("GCC unroll 4") for (int i = 0; i < held_by_load(bits); i++)                               \
+            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) __asm__ volatile(                       \
+                "sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sums[r][v + i]) : "w"(lanes[i]), "w"(x[r])); \
     }
 
 ALWAYS int8x16_t centred(uint8x16_t codes, uint8x16_t top_bits)
@@ -32,7 +30,7 @@ ALWAYS int8x16_t centred(uint8x16_t codes, uint8x16_t top_bits)
 ALWAYS void add_step(const uint8_t *a, ptrdiff_t row, const uint8_t **w, tables levels, int rows, int bits,
                      int32x4_t sums[][COLUMNS / 4])
 {
-    int8x16_t x[ROWS];
+    int8x16_t x[DOT_ROWS];
     uint8x16_t top_bits; /* made anew in every step: beside all else there is no register for a constant */
     __asm__ volatile("movi %0.16b, #0x80" : "=w"(top_bits));
 #pragma GCC unroll 6
@@ -48,7 +46,7 @@ ALWAYS void add_step(const uint8_t *a, ptrdiff_t row, const uint8_t **w, tables 
 ALWAYS void add_group(const uint8_t *a, ptrdiff_t row, const uint8_t **w, tables levels, int rows, int bits,
                       int32x4_t sums[][COLUMNS / 4])
 {
-    int8x16_t x[ROWS];
+    int8x16_t x[DOT_ROWS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         uint32_t four;
@@ -61,7 +59,7 @@ ALWAYS void add_group(const uint8_t *a, ptrdiff_t row, const uint8_t **w, tables
 ALWAYS void product(const int_tile *t, int rows, int bits)
 {
     tables levels = load_tables(t->weights->table, bits);
-    int32x4_t sums[ROWS][COLUMNS / 4];
+    int32x4_t sums[DOT_ROWS][COLUMNS / 4];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -76,7 +74,7 @@ ALWAYS void product(const int_tile *t, int rows, int bits)
         for (; g < t->groups; g++, a += 4)
             add_group(a, t->row, &w, levels, rows, bits, sums);
     }
-    int32_t results[ROWS][COLUMNS];
+    int32_t results[DOT_ROWS][COLUMNS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -85,32 +83,21 @@ ALWAYS void product(const int_tile *t, int rows, int bits)
     store_rows(t, 0, COLUMNS, results[0]);
 }
 
-#define TILE(rows, bits)                                                                                     \
-    static void tile_##rows##_##bits(const int_tile *t) { product(t, rows, bits); }
-TILE(1, 8)
-TILE(2, 8) TILE(3, 8) TILE(4, 8) TILE(5, 8) TILE(6, 8) TILE(1, 4) TILE(2, 4) TILE(1, 2) TILE(2, 2)
-
-    static void tile(const int_tile *t)
-{
-    static void (*const tiles[3][ROWS])(const int_tile *) = {
-        {tile_1_2, tile_2_2},
-        {tile_1_4, tile_2_4},
-        {tile_1_8, tile_2_8, tile_3_8, tile_4_8, tile_5_8, tile_6_8}};
-    tiles[t->bits / 4][t->rows - 1](t);
-}
+#include "gemm_neon_tiles.h"
 
 static const int_isa isa = {.name = "neon_dotprod",
-                            .rows = ROWS,
+                            .rows = DOT_ROWS,
                             .columns = COLUMNS,
                             .narrow = COLUMNS,
                             .group = 4,
                             .vector = VECTOR,
-                            .fused_rows = FUSED_ROWS,
-                            .largest_bytes = 128,
+                            .fused_rows = DOT_FUSED_ROWS,
+                            .widest_product = INT_MAX_PRODUCT,
                             .centre = 128,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic};
+                            .loops = &int_loops_generic,
+                            .floats = &codebook_isa_neon};
 const int_isa *const int_isa_neon_dotprod = &isa;
 #else
 const int_isa *const int_isa_neon_dotprod = NULL;

@@ -7,11 +7,9 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_MATMUL_INT8)
 #include "gemm_neon.h"
 
-#define ROWS 6
-#define FUSED_ROWS 2
-#define PAIRS (ROWS / 2)   /* of rows; an odd last row is its own partner */
-#define DUOS (COLUMNS / 2) /* of columns */
-#define GROUP 8            /* k in one half of a vector */
+#define PAIRS (DOT_ROWS / 2) /* of rows; an odd last row is its own partner */
+#define DUOS (COLUMNS / 2)   /* of columns */
+#define GROUP 8              /* k in one half of a vector */
 
 /* As an intrinsic compilers would order the sums one after another. */
 ALWAYS void multiply_add(int32x4_t *sum, uint8x16_t x, int8x16_t w)
@@ -88,7 +86,7 @@ ALWAYS void product(const int_tile *t, int rows, int bits)
     for (int segment = 0; segment < t->segments; segment++)
         add_segment(t, t->a + t->offsets[segment], (const uint8_t *)t->w + segment * t->segment_bytes, levels,
                     rows, bits, sums);
-    int32_t results[ROWS][COLUMNS];
+    int32_t results[DOT_ROWS][COLUMNS];
 #pragma GCC unroll 3
     for (int p = 0; p < pairs; p++)
 #pragma GCC unroll 8
@@ -99,31 +97,20 @@ ALWAYS void product(const int_tile *t, int rows, int bits)
     store_rows(t, 0, COLUMNS, results[0]);
 }
 
-#define TILE(rows, bits)                                                                                     \
-    static void tile_##rows##_##bits(const int_tile *t) { product(t, rows, bits); }
-TILE(1, 8)
-TILE(2, 8) TILE(3, 8) TILE(4, 8) TILE(5, 8) TILE(6, 8) TILE(1, 4) TILE(2, 4) TILE(1, 2) TILE(2, 2)
-
-    static void tile(const int_tile *t)
-{
-    static void (*const tiles[3][ROWS])(const int_tile *) = {
-        {tile_1_2, tile_2_2},
-        {tile_1_4, tile_2_4},
-        {tile_1_8, tile_2_8, tile_3_8, tile_4_8, tile_5_8, tile_6_8}};
-    tiles[t->bits / 4][t->rows - 1](t);
-}
+#include "gemm_neon_tiles.h"
 
 static const int_isa isa = {.name = "neon_i8mm",
-                            .rows = ROWS,
+                            .rows = DOT_ROWS,
                             .columns = COLUMNS,
                             .narrow = COLUMNS,
                             .group = GROUP,
                             .vector = VECTOR,
-                            .fused_rows = FUSED_ROWS,
-                            .largest_bytes = 128,
+                            .fused_rows = DOT_FUSED_ROWS,
+                            .widest_product = INT_MAX_PRODUCT,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic};
+                            .loops = &int_loops_generic,
+                            .floats = &codebook_isa_neon};
 const int_isa *const int_isa_neon_i8mm = &isa;
 #else
 const int_isa *const int_isa_neon_i8mm = NULL;

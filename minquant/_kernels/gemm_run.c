@@ -20,7 +20,7 @@ void int_copy_codes(const uint8_t *from, size_t count, int is_signed, uint8_t *t
 int int_product_start(const int_weights *w, int shift, int32_t **start)
 {
     *start = NULL;
-    if (shift == w->isa->centre)
+    if (shift == w->centre)
         return 0;
     *start = int_alloc((size_t)int_up(w->columns, INT_MAX_COLUMNS) * sizeof **start);
     if (!*start)

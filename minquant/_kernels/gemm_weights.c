@@ -62,15 +62,17 @@ static void pack_panel(const int_weights *w, const int_codes *from, const int8_t
     }
 }
 
-static void sum_columns(int_weights *w, const int_codes *from, const int8_t *levels)
+static void sum_columns(int_weights *w, const int_codes *from, const int8_t *levels, int top)
 {
+    int largest = 0;
     for (int k = 0; k < w->segments * w->length; k++)
         for (int n = 0; n < w->columns; n++) {
             int level = levels[int_code(from, k, n)];
             w->sums[n] += level;
-            w->largest = abs(level) > w->largest ? abs(level) : w->largest;
+            largest = abs(level) > largest ? abs(level) : largest;
         }
-    w->wide = w->largest > w->isa->largest_bytes;
+    w->product = (w->centre ? w->centre : top) * largest;
+    w->wide = w->product > w->isa->widest_product;
 }
 
 /* A description without its arrays; the code behind segments. */
@@ -101,16 +103,18 @@ size_t int_weights_size(const int_isa *isa, int segments, int length, int column
 }
 
 int_weights *int_weights_init(void *memory, const int_isa *isa, const int_codes *codes, int segments,
-                              int length, int columns, int bits, const int8_t *levels)
+                              int length, int columns, int bits, const int8_t *levels, int top)
 {
     int pad;
     int_weights *w = memory;
     *w = describe(isa, segments, length, columns, bits, levels, &pad);
+    w->top = top;
+    w->centre = top <= isa->plain_top ? 0 : isa->centre;
     w->sums = (int32_t *)(void *)((uint8_t *)memory + HEAD);
     w->panels = (uint8_t *)memory + HEAD + sums_bytes(columns);
     memset(w->sums, 0, sums_bytes(columns));
     memset(w->panels, 0, w->bytes + 64);
-    sum_columns(w, codes, levels);
+    sum_columns(w, codes, levels, top);
     uint8_t *to = w->panels;
     for (int p = 0; p < int_panels(w); p++) {
         int width = int_panel_width(w, p);
@@ -121,3 +125,5 @@ int_weights *int_weights_init(void *memory, const int_isa *isa, const int_codes 
 }
 
 size_t int_weights_bytes(const int_weights *w) { return w->bytes; }
+
+int int_weights_top(const int_weights *w) { return w->top; }

@@ -19,8 +19,11 @@
 
 /* ---- Instruction sets (dispatch.c) ---- */
 typedef struct int_isa int_isa;
-const int_isa *int_isa_at(int index);          /* those of this machine, best first; NULL behind the last */
-const char *int_isa_built(int index);          /* names of those compiled in, best first */
+const int_isa *int_isa_at(int index); /* those of this machine, best first; NULL behind the last */
+/* Of those compiled in, best first: whose code computes the operations of a family; its own name for
+ * products. */
+enum { INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS };
+const char *int_isa_provider(int index, int family);
 const int_isa *int_isa_find(const char *name); /* NULL where this machine or this build has it not */
 const char *int_isa_name(const int_isa *isa);
 int int_has_openmp(void);
@@ -47,18 +50,20 @@ static inline int int_code(const int_codes *c, int k, int n)
 
 /* ---- Weights in the layout of one instruction set (gemm_weights.c) ----
  * codes: (segments * length) x columns, row-major. levels: 2^bits of them. A segment is a run of `length`
- * inputs that lie side by side: all of K in a matrix product, one kernel row in a convolution. */
+ * inputs that lie side by side: all of K in a matrix product, one kernel row in a convolution. top: the
+ * greatest code of the activations (255: any); the smaller it is, the longer kernels may add in few bits. */
 typedef struct int_weights int_weights;
 int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length, int columns,
-                             int bits, const int8_t *levels);
+                             int bits, const int8_t *levels, int top);
 void int_weights_free(int_weights *w);
 
 /* The same in memory of the caller, 64-byte aligned and of int_weights_size bytes; nothing is freed. */
 size_t int_weights_size(const int_isa *isa, int segments, int length, int columns, int bits,
                         const int8_t *levels);
 int_weights *int_weights_init(void *memory, const int_isa *isa, const int_codes *codes, int segments,
-                              int length, int columns, int bits, const int8_t *levels);
+                              int length, int columns, int bits, const int8_t *levels, int top);
 size_t int_weights_bytes(const int_weights *w);
+int int_weights_top(const int_weights *w);
 
 /* ---- From the accumulator to the next code (int_requantize.c) ----
  * Channel n with direction 0: y = float(acc) * multiplier[n] + offset[n], every operation rounded to float32;

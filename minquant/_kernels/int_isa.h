@@ -12,7 +12,7 @@ typedef struct {
     int segments, groups;       /* groups of consecutive k per segment that are read */
     const void *w;              /* panel of codes of `bits` bits, or decoded: 8 is int8, 16 is int16 */
     ptrdiff_t segment_bytes;    /* of the panel */
-    const int_weights *weights; /* its table, its largest level */
+    const int_weights *weights; /* its table, its bounds */
     const int32_t *start;       /* per column, added to the sums */
     int bits, rows, columns;
     const int_requantization *q; /* already at the first column of the panel; NULL: int32 */
@@ -30,6 +30,7 @@ typedef struct {
 
 /* The operations that are loops over channels (ops_loops.h); `place`: elements of out before the pixel. */
 typedef struct {
+    const char *name; /* of the instruction set */
     void (*depthwise)(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
                       const int_requantization *q, void *out, ptrdiff_t place);
     void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
@@ -55,19 +56,23 @@ struct int_isa {
     const char *name;
     int rows; /* most rows of a tile */
     int columns, narrow, group, vector;
-    int fused_rows;    /* up to so many rows, codes are decoded in registers, beyond in a buffer */
-    int centre;        /* activations are read as a - centre: 128 where the kernel takes int8, else 0 */
-    int largest_bytes; /* levels beyond +-this need panels of int16 (-1: always, 128: never) */
+    int fused_rows;     /* up to so many rows, codes are decoded in registers, beyond in a buffer */
+    int centre;         /* activations are read as a - centre: 128 where the kernel takes int8, else 0 */
+    int plain_top;      /* unless none is beyond this */
+    int widest_product; /* products beyond +-this need panels of int16 (-1: always) */
     void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
     void (*tile)(const int_tile *t);
     const int_loops *const *loops;
+    const struct codebook_isa *const *floats; /* codebook.h */
 };
 
 struct int_weights {
     const int_isa *isa;
     int segments, length, padded, columns; /* padded: length of a segment with zeros behind it */
+    int top;                               /* greatest code of an activation */
     int bits;                              /* 2, 4 or 8: of a stored code */
-    int largest;                           /* greatest magnitude of a level */
+    int centre;                            /* of the activations, as the kernel reads them */
+    int product;                           /* greatest magnitude of an activation, so read, times a level */
     int wide;                              /* decoded panels are int16 */
     int8_t table[16];                      /* level of a stored code; 8-bit codes are their levels */
     uint8_t *panels;
@@ -76,8 +81,14 @@ struct int_weights {
 };
 
 /* Provided by the file of each instruction set; NULL where the compiler could not build it. */
-extern const int_isa *const int_isa_generic, *const int_isa_avx2, *const int_isa_avx512vnni;
+extern const int_isa *const int_isa_generic, *const int_isa_avx2, *const int_isa_avxvnni,
+                                                                      *const int_isa_avx512vnni;
+struct codebook_isa;
+extern const struct codebook_isa *const codebook_isa_generic,
+    *const codebook_isa_avx2, *const codebook_isa_avx512vnni, *const codebook_isa_neon;
 extern const int_isa *const int_isa_neon, *const int_isa_neon_dotprod, *const int_isa_neon_i8mm;
+
+#define INT_MAX_PRODUCT (255 * 128)
 
 static inline int int_min(int a, int b) { return a < b ? a : b; }
 static inline int int_up(int a, int to) { return (a + to - 1) / to * to; }

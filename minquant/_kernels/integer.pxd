@@ -20,14 +20,15 @@ cdef extern from "int.h" nogil:
         int images, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left
         int out_h, out_w, groups, columns
     const int_isa *int_isa_at(int index)
-    const char *int_isa_built(int index)
+    int INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS
+    const char *int_isa_provider(int index, int family)
     const int_isa *int_isa_find(const char *name)
     const char *int_isa_name(const int_isa *isa)
     int int_has_openmp()
     void int_pack_bits(const uint8_t *codes, size_t count, int bits, uint8_t *stream)
     void int_unpack_bits(const uint8_t *stream, size_t count, int bits, uint8_t *codes)
     int_weights *int_weights_new(const int_isa *isa, const uint8_t *codes, int segments, int length,
-                                 int columns, int bits, const int8_t *levels)
+                                 int columns, int bits, const int8_t *levels, int top)
     void int_weights_free(int_weights *w)
     size_t int_weights_bytes(const int_weights *w)
     void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to)
@@ -55,3 +56,14 @@ cdef extern from "int.h" nogil:
                         const int8_t *levels, int32_t *out, const int_options *options)
     void int_conv_naive(const int_window *s, const uint8_t *x, const uint8_t *codes, const int8_t *levels,
                         int32_t *out, const int_options *options)
+
+cdef extern from "codebook.h" nogil:
+    ctypedef struct codebook_weights:
+        pass
+    codebook_weights *codebook_weights_new(const int_isa *isa, const uint8_t *codes, int k, int columns, int bits,
+                                           const float *book)
+    void codebook_weights_free(codebook_weights *w)
+    size_t codebook_weights_bytes(const codebook_weights *w)
+    int codebook_gemm(const codebook_weights *w, int m, const float *a, Py_ssize_t row, float *out, int threads)
+    void codebook_gemm_naive(int m, int k, int n, const float *a, Py_ssize_t row, const uint8_t *codes,
+                             const float *book, float *out)

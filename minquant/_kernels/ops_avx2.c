@@ -3,6 +3,7 @@
 #ifdef __AVX2__
 #include <immintrin.h>
 
+#define NAME "avx2"
 #define BLOCK 8
 typedef __m256i ints;
 typedef __m256 floats;

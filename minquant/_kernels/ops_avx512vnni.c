@@ -3,6 +3,7 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
+#define NAME "avx512vnni"
 #define BLOCK 16
 typedef __m512i ints;
 typedef __m512 floats;

@@ -1,6 +1,7 @@
 /* Pooling, addition, quantization and depthwise convolution in plain C that compilers vectorise. */
 #include "int_isa.h"
 
+#define NAME "generic"
 #define BLOCK 8
 typedef struct {
     int32_t lane[BLOCK];

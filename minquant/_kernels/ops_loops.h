@@ -1,5 +1,6 @@
 /* The operations without products of matrices, as loops over channels. The file of each instruction set
- * includes this one after it has defined vectors of BLOCK channels (BLOCK is a power of 2, at most 16):
+ * includes this one after it has defined its NAME and vectors of BLOCK channels (BLOCK is a power of 2, at
+ * most 16):
  *
  *   ints, floats                         BLOCK lanes of int32 and of float32
  *   load_codes, load_words, load_ints    ints from uint8, int16, int32; store_ints
@@ -140,7 +141,8 @@ static void quantize(const int_requantization *q, ptrdiff_t from, ptrdiff_t end,
     }
 }
 
-static const int_loops loops = {.depthwise = depthwise,
+static const int_loops loops = {.name = NAME,
+                                .depthwise = depthwise,
                                 .maximum = maximum,
                                 .add_pixel = add_pixel,
                                 .finish = finish,

@@ -57,7 +57,9 @@ void train_add_bias(ptrdiff_t rows, int c, float *y, const float *bias, int thre
 int train_sum_rows(ptrdiff_t rows, int c, const float *x, float *sums, int threads);
 
 /* Windows of size x size, `stride` apart, on n images of h x w x c without padding. */
-typedef struct { int n, h, w, c, size, stride, oh, ow; } pool_shape;
+typedef struct {
+    int n, h, w, c, size, stride, oh, ow;
+} pool_shape;
 
 /* winner is the row-major position of the maximum in its window, the first of equals; size <= 16. */
 void train_maxpool_forward(const pool_shape *s, const float *x, float *y, unsigned char *winner, int threads);
@@ -68,7 +70,10 @@ void train_avgpool_backward(const pool_shape *s, const float *dy, float *dx, int
 
 /* Levels alpha * {n_min..n_max}; a value plus logistic noise of scale sigma falls into the cell of one of
  * them.  What follows from that is in minquant/estimators/multiclass.py.  alpha / sigma is in 1/32..32. */
-typedef struct { double alpha, sigma; int n_min, n_max; } logistic_grid;
+typedef struct {
+    double alpha, sigma;
+    int n_min, n_max;
+} logistic_grid;
 
 /* e[i] = exp(x[i]) within -87..88, l[i] = log(|x[i]|), for tests of the two. */
 void train_exp_log(ptrdiff_t count, const float *x, float *e, float *l);
@@ -94,7 +99,10 @@ int train_logistic_gated(const logistic_grid *g, const gated_intervals *gated, p
 /* Relaxed samples over `levels` codes: all of them, or those about the nearest where `local`.  noise holds
  * random bits, `levels` rows of count; hard takes the largest weight forward. */
 enum { MOST_LEVELS = 32 };
-typedef struct { int levels, local, hard; double tau; } relaxation;
+typedef struct {
+    int levels, local, hard;
+    double tau;
+} relaxation;
 void train_logistic_sample(const logistic_grid *g, const relaxation *r, ptrdiff_t count, const float *x,
                            const uint32_t *noise, float *y, int threads);
 int train_logistic_sample_slopes(const logistic_grid *g, const relaxation *r, ptrdiff_t count,

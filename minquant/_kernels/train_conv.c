@@ -35,10 +35,19 @@ static void correlate_band(const conv_isa *k, const batch_correlation *b, int im
         x = window;
     }
     correlation job = {
-        .x = x, .weights = b->weights, .y = b->y + image * b->y_image + first * b->y_row,
-        .x_step = (ptrdiff_t)b->step_h * width * b->c, .x_row = (ptrdiff_t)width * b->c,
-        .x_pixel = (ptrdiff_t)b->step_w * b->c, .y_row = b->y_row, .y_pixel = b->y_pixel,
-        .oh = rows, .ow = b->ow, .kh = b->kh, .kc = b->kw * b->c, .o = b->o,
+        .x = x,
+        .weights = b->weights,
+        .y = b->y + image * b->y_image + first * b->y_row,
+        .x_step = (ptrdiff_t)b->step_h * width * b->c,
+        .x_row = (ptrdiff_t)width * b->c,
+        .x_pixel = (ptrdiff_t)b->step_w * b->c,
+        .y_row = b->y_row,
+        .y_pixel = b->y_pixel,
+        .oh = rows,
+        .ow = b->ow,
+        .kh = b->kh,
+        .kc = b->kw * b->c,
+        .o = b->o,
     };
     k->correlate(&job);
 }
@@ -74,10 +83,25 @@ int train_conv_forward(const conv_shape *s, const float *x, const float *w, floa
     for (int g = 0; g < s->groups && !failed; g++) {
         k->pack(w + (ptrdiff_t)g * o, s->o, rows, o, packed, 0, rows);
         batch_correlation b = {
-            .x = x + (ptrdiff_t)g * c, .weights = packed, .y = y + (ptrdiff_t)g * o,
-            .y_image = (ptrdiff_t)s->oh * s->ow * s->o, .y_row = (ptrdiff_t)s->ow * s->o, .y_pixel = s->o,
-            .n = s->n, .h = s->h, .w = s->w, .pitch = s->c, .c = c, .row = -s->pad_top, .col = -s->pad_left,
-            .step_h = s->stride_h, .step_w = s->stride_w, .kh = s->kh, .kw = s->kw, .oh = s->oh, .ow = s->ow,
+            .x = x + (ptrdiff_t)g * c,
+            .weights = packed,
+            .y = y + (ptrdiff_t)g * o,
+            .y_image = (ptrdiff_t)s->oh * s->ow * s->o,
+            .y_row = (ptrdiff_t)s->ow * s->o,
+            .y_pixel = s->o,
+            .n = s->n,
+            .h = s->h,
+            .w = s->w,
+            .pitch = s->c,
+            .c = c,
+            .row = -s->pad_top,
+            .col = -s->pad_left,
+            .step_h = s->stride_h,
+            .step_w = s->stride_w,
+            .kh = s->kh,
+            .kw = s->kw,
+            .oh = s->oh,
+            .ow = s->ow,
             .o = o,
         };
         failed = correlate_batch(k, &b, threads);
@@ -88,7 +112,9 @@ int train_conv_forward(const conv_shape *s, const float *x, const float *w, floa
 
 /* Along one axis, the input positions i with (i + pad) % stride == phase see the taps phase,
  * phase + stride, phase + 2*stride, ... */
-typedef struct { int first, count, taps, start; } axis_phase;
+typedef struct {
+    int first, count, taps, start;
+} axis_phase;
 
 /* first: smallest such i; count: how many below `size`; start: where its window begins in dy, for
  * dx[i] = sum over t of dy[q - t] * w[phase + stride*t] with q = (i + pad - phase) / stride. */
@@ -131,12 +157,26 @@ static int dx_phase(const conv_isa *k, const conv_shape *s, const float *dy, con
     flip_weights(s, w, g, phase_h, phase_w, v.taps, u.taps, flipped);
     k->pack(flipped, c, rows, c, packed, 0, rows);
     batch_correlation b = {
-        .x = dy + (ptrdiff_t)g * o, .weights = packed,
+        .x = dy + (ptrdiff_t)g * o,
+        .weights = packed,
         .y = dx + ((ptrdiff_t)v.first * s->w + u.first) * s->c + (ptrdiff_t)g * c,
-        .y_image = (ptrdiff_t)s->h * s->w * s->c, .y_row = (ptrdiff_t)s->stride_h * s->w * s->c,
-        .y_pixel = (ptrdiff_t)s->stride_w * s->c, .n = s->n, .h = s->oh, .w = s->ow, .pitch = s->o, .c = o,
-        .row = v.start, .col = u.start, .step_h = 1, .step_w = 1, .kh = v.taps, .kw = u.taps,
-        .oh = v.count, .ow = u.count, .o = c,
+        .y_image = (ptrdiff_t)s->h * s->w * s->c,
+        .y_row = (ptrdiff_t)s->stride_h * s->w * s->c,
+        .y_pixel = (ptrdiff_t)s->stride_w * s->c,
+        .n = s->n,
+        .h = s->oh,
+        .w = s->ow,
+        .pitch = s->o,
+        .c = o,
+        .row = v.start,
+        .col = u.start,
+        .step_h = 1,
+        .step_w = 1,
+        .kh = v.taps,
+        .kw = u.taps,
+        .oh = v.count,
+        .ow = u.count,
+        .o = c,
     };
     return correlate_batch(k, &b, threads);
 }
@@ -164,8 +204,18 @@ int train_matmul(int m, int k, int n, const float *a, const float *b, float *y, 
     /* a 1 x 1 convolution of m pixels: rows of MATMUL_WIDTH pixels, then one row of the rest */
     enum { MATMUL_WIDTH = 8 };
     int whole = m / MATMUL_WIDTH * MATMUL_WIDTH, failed = 0;
-    conv_shape s = {.n = 1, .h = m / MATMUL_WIDTH, .w = MATMUL_WIDTH, .c = k, .kh = 1, .kw = 1, .o = n,
-                    .oh = m / MATMUL_WIDTH, .ow = MATMUL_WIDTH, .stride_h = 1, .stride_w = 1, .groups = 1};
+    conv_shape s = {.n = 1,
+                    .h = m / MATMUL_WIDTH,
+                    .w = MATMUL_WIDTH,
+                    .c = k,
+                    .kh = 1,
+                    .kw = 1,
+                    .o = n,
+                    .oh = m / MATMUL_WIDTH,
+                    .ow = MATMUL_WIDTH,
+                    .stride_h = 1,
+                    .stride_w = 1,
+                    .groups = 1};
     if (whole)
         failed = train_conv_forward(&s, a, b, y, threads);
     s.h = s.oh = 1;

@@ -49,10 +49,19 @@ static void dw_job(const conv_isa *k, const conv_shape *s, const dw_plan *p, con
         k->pack(grad, s->o, pixels, p->o, panels, m * pixels, images * pixels);
     }
     correlation_dw job = {
-        .x = scratch, .dy = panels, .dw = partial, .x_image = (ptrdiff_t)p->window,
-        .x_step = (ptrdiff_t)s->stride_h * p->width * p->c, .x_row = (ptrdiff_t)p->width * p->c,
-        .x_pixel = (ptrdiff_t)s->stride_w * p->c, .images = images, .oh = rows, .ow = s->ow,
-        .kh = s->kh, .kc = s->kw * p->c, .o = p->o,
+        .x = scratch,
+        .dy = panels,
+        .dw = partial,
+        .x_image = (ptrdiff_t)p->window,
+        .x_step = (ptrdiff_t)s->stride_h * p->width * p->c,
+        .x_row = (ptrdiff_t)p->width * p->c,
+        .x_pixel = (ptrdiff_t)s->stride_w * p->c,
+        .images = images,
+        .oh = rows,
+        .ow = s->ow,
+        .kh = s->kh,
+        .kc = s->kw * p->c,
+        .o = p->o,
     };
     k->correlate_dw(&job);
 }

@@ -20,7 +20,8 @@ static void pack(const float *matrix, ptrdiff_t pitch, int rows, int o, float *p
     int vectors = count_vectors(o);
     for (int index = 0, done = 0, wide; done < vectors; done += wide, index++) {
         wide = panel_vectors(vectors, index);
-        float *panel = packed + (ptrdiff_t)done * LANES * total + (ptrdiff_t)first * wide * LANES;
+        float *panel = packed + (ptrdiff_t)done * LANES
+        *total + (ptrdiff_t)first *wide *LANES;
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < wide; v++, panel += LANES) {
                 int column = (done + v) * LANES;
@@ -106,11 +107,23 @@ INLINE void dw_tile(const int P, const int V, const correlation_dw *job, const f
     {                                                                                               \
         dw_tile(P, V, job, x, dy, dw, pitch);                                                       \
     }
-#define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) MORE_TILES(V)
-#define NAMES(kind, V) { kind##_1x##V, kind##_2x##V, kind##_3x##V, kind##_4x##V, kind##_5x##V, kind##_6x##V \
-                         MORE_NAMES(kind, V) }
+#define TILES(V) \
+    TILE(1, V)   \
+    TILE(2, V)   \
+    TILE(3, V)   \
+    TILE(4, V)   \
+    TILE(5, V)   \
+    TILE(6, V)   \
+    MORE_TILES(V)
+#define NAMES(kind, V)                                                        \
+    {                                                                         \
+        kind##_1x##V, kind##_2x##V, kind##_3x##V, kind##_4x##V, kind##_5x##V, \
+            kind##_6x##V MORE_NAMES(kind, V)                                  \
+    }
 #if TILE_PIXELS == 8
-#define MORE_TILES(V) TILE(7, V) TILE(8, V)
+#define MORE_TILES(V) \
+    TILE(7, V)        \
+    TILE(8, V)
 #define MORE_NAMES(kind, V) , kind##_7x##V, kind##_8x##V
 #else
 #define MORE_TILES(V)
@@ -137,7 +150,8 @@ static void correlate(const correlation *job)
     int vectors = count_vectors(job->o), tiles = (job->ow + TILE_PIXELS - 1) / TILE_PIXELS;
     for (int index = 0, done = 0, wide; done < vectors; done += wide, index++) {
         wide = panel_vectors(vectors, index);
-        const float *panel = job->weights + (ptrdiff_t)done * LANES * job->kh * job->kc;
+        const float *panel = job->weights + (ptrdiff_t)done * LANES
+        *job->kh * job->kc;
         for (int i = 0; i < job->oh; i++)
             for (int t = 0; t < tiles; t++) {
                 int first = job->ow * t / tiles, pixels = job->ow * (t + 1) / tiles - first;
@@ -151,10 +165,12 @@ static void correlate(const correlation *job)
 static void correlate_dw(const correlation_dw *job)
 {
     int vectors = count_vectors(job->o), tiles = (job->kc + TILE_PIXELS - 1) / TILE_PIXELS;
-    ptrdiff_t pitch = (ptrdiff_t)vectors * LANES, pixels = (ptrdiff_t)job->images * job->oh * job->ow;
+    ptrdiff_t pitch = (ptrdiff_t)vectors * LANES
+    , pixels = (ptrdiff_t)job->images * job->oh * job->ow;
     for (int index = 0, done = 0, wide; done < vectors; done += wide, index++) {
         wide = panel_vectors(vectors, index);
-        const float *panel = job->dy + done * LANES * pixels;
+        const float *panel = job->dy + done * LANES
+        *pixels;
         for (int r = 0; r < job->kh; r++)
             for (int t = 0; t < tiles; t++) {
                 int first = job->kc * t / tiles, rows = job->kc * (t + 1) / tiles - first;

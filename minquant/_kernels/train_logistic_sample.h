@@ -9,12 +9,14 @@ typedef struct {
 static relaxed_grid relaxed_constants(const logistic_grid *g, const relaxation *r)
 {
     return (relaxed_grid){(float)g->alpha, (float)g->sigma, (float)(g->alpha / g->sigma), (float)(1 / r->tau),
-                          (float)g->n_min, (float)g->n_max, (float)(r->levels / 2),
-                          r->levels, r->local, r->hard};
+                          (float)g->n_min, (float)g->n_max, (float)(r->levels / 2),       r->levels,
+                          r->local,        r->hard};
 }
 
 /* Of one vector of values: codes first + i with weight z[i], and s(u - border) of the cell borders. */
-typedef struct { vec first, u, chosen, mean, z[MOST_LEVELS], border[MOST_LEVELS + 1]; } relaxed;
+typedef struct {
+    vec first, u, chosen, mean, z[MOST_LEVELS], border[MOST_LEVELS + 1];
+} relaxed;
 
 /* -log U of random bits: U = (their upper 23 + 1/2) / 2^23. Gumbel noise is minus the log of it. */
 INLINE vec exponential_noise(const uint32_t *bits)

@@ -52,7 +52,9 @@ static double zeros(int count, const float *dy, const float *x, float slope, flo
 }
 
 /* Sums over the inner borders about w >= 0 of c = 1 / (1 + e^v), b = c (1 - c) and b v. */
-typedef struct { vec c, b, bv; } borders;
+typedef struct {
+    vec c, b, bv;
+} borders;
 
 /* `whole`: the window of `count` borders holds them all. */
 typedef struct {
@@ -66,9 +68,16 @@ static full_grid full_constants(const logistic_grid *g)
     int size = g->n_max - g->n_min + 1;
     int reach = (int)ceil(-log(4 * FLT_EPSILON) / kappa); /* beyond, c is 0 or 1 to within 4 roundings */
     int whole = 2 * reach >= size - 1;
-    return (full_grid){(float)kappa, (float)exp(kappa), (float)(size / 2.0 * kappa),
-                       (float)centre, (float)(g->alpha * centre), (float)(size - 1) / 2,
-                       (float)(size / 2 - 1), (float)reach, whole, whole ? size - 1 : 2 * reach};
+    return (full_grid){(float)kappa,
+                       (float)exp(kappa),
+                       (float)(size / 2.0 * kappa),
+                       (float)centre,
+                       (float)(g->alpha * centre),
+                       (float)(size - 1) / 2,
+                       (float)(size / 2 - 1),
+                       (float)reach,
+                       whole,
+                       whole ? size - 1 : 2 * reach};
 }
 
 INLINE borders inner_borders(const full_grid *f, vec w)
@@ -128,7 +137,9 @@ static void full(const logistic_grid *grid, int normalize, int count, const floa
 }
 
 /* An interval of `size` codes about `middle`: what does not depend on x. */
-typedef struct { float size, half, log_scale, r_scale; } width;
+typedef struct {
+    float size, half, log_scale, r_scale;
+} width;
 
 static width width_of(const logistic_grid *g, int size)
 {
@@ -138,10 +149,14 @@ static width width_of(const logistic_grid *g, int size)
 }
 
 /* Its log probability, and that times sigma differentiated by x, alpha and sigma. */
-typedef struct { vec log, by_x, by_alpha, by_sigma; } interval;
+typedef struct {
+    vec log, by_x, by_alpha, by_sigma;
+} interval;
 
 /* S(v) = linear - log q, with 1 <= q <= 2, and s(v). */
-typedef struct { vec linear, q, s; } sigmoid;
+typedef struct {
+    vec linear, q, s;
+} sigmoid;
 
 INLINE sigmoid sigmoid_of(vec v)
 {
@@ -166,8 +181,10 @@ INLINE vec where_inside(const gated_intervals *gated, int k, vec n, vec yes, vec
 }
 
 /* What `gated` knows of its intervals before it sees a value. */
-typedef struct { width own, wide[MOST_INTERVALS]; float middle[MOST_INTERVALS], log_weight[MOST_INTERVALS]; }
-    gated_constants;
+typedef struct {
+    width own, wide[MOST_INTERVALS];
+    float middle[MOST_INTERVALS], log_weight[MOST_INTERVALS];
+} gated_constants;
 
 static void prepare(const logistic_grid *g, const gated_intervals *gated, gated_constants *known)
 {

@@ -40,7 +40,12 @@ INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 #define TILE_VECTORS 2
 enum { LANES = 4 };
 typedef float vec __attribute__((vector_size(16)));
-INLINE vec vec_load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+INLINE vec vec_load(const float *p)
+{
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 INLINE void vec_store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE vec vec_splat(float s) { return (vec){s, s, s, s}; }
 #if defined(__aarch64__)

@@ -12,8 +12,18 @@
 
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
-INLINE ivec vec_bits(vec v) { ivec bits; memcpy(&bits, &v, sizeof bits); return bits; }
-INLINE vec vec_of_bits(ivec bits) { vec v; memcpy(&v, &bits, sizeof v); return v; }
+INLINE ivec vec_bits(vec v)
+{
+    ivec bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+INLINE vec vec_of_bits(ivec bits)
+{
+    vec v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
 /* condition ? a : b; a condition is a comparison of vectors. */
 INLINE vec vec_pick(ivec condition, vec a, vec b)
 {

@@ -2,56 +2,27 @@
  * adversarial codes, as int32 and requantized. Prints one line per instruction set, its name and a hash of
  * all its results, which is the same on every machine; leaves with 1 after the first difference.
  *
- *   cc -O2 -fopenmp -Iminquant/_kernels tests/c/test_int.c
- * minquant/_kernels/{int_*,gemm*,conv_*,pack_*,dispatch}.c -lm
+ *   CC=cc tools/arm/build.sh tests/c/test_int.c test_int -fopenmp
  */
+#include "codebook_cases.h"
 #include "int.h"
-#include <stdio.h>
-#include <stdlib.h>
+#include "testing.h"
 #include <string.h>
 
 #define GUARD 64 /* bytes between what is written and what must not be */
 
-static uint64_t state;
-
-/* splitmix64 */
-static uint32_t below(uint32_t limit)
-{
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (uint32_t)((z ^ z >> 31) >> 32) % limit;
-}
-
-static void *need(size_t bytes)
-{
-    void *memory = malloc(bytes ? bytes : 1);
-    if (!memory) {
-        fprintf(stderr, "test_int: no memory for %zu bytes\n", bytes);
-        exit(2);
-    }
-    return memory;
-}
-
-static uint64_t hash_more(uint64_t hash, const void *data, size_t bytes) /* FNV-1a */
-{
-    for (const uint8_t *p = data; bytes--; p++)
-        hash = (hash ^ *p) * 0x100000001b3u;
-    return hash;
-}
-
 /* What the codes are: random, or the values that overflow first where a bound is wrong. */
-enum { RANDOM, ALL_255_BY_LEAST, ALL_0_BY_LEAST, ALL_255_BY_GREATEST, ALTERNATING, PATTERNS };
+enum { RANDOM, ALL_TOP_BY_LEAST, ALL_0_BY_LEAST, ALL_TOP_BY_GREATEST, ALTERNATING, PATTERNS };
 
-static uint8_t activation(int pattern, size_t i)
+static uint8_t activation(int pattern, size_t i, int top)
 {
     switch (pattern) {
     case RANDOM:
-        return (uint8_t)below(256);
+        return (uint8_t)below((uint32_t)top + 1);
     case ALTERNATING:
-        return i % 2 ? 255 : 0;
+        return (uint8_t)(i % 2 ? top : 0);
     default:
-        return pattern == ALL_0_BY_LEAST ? 0 : 255;
+        return (uint8_t)(pattern == ALL_0_BY_LEAST ? 0 : top);
     }
 }
 
@@ -60,7 +31,7 @@ static uint8_t code(int pattern, size_t i, int bits)
     int top = (1 << bits) - 1;
     if (pattern == RANDOM)
         return (uint8_t)below((uint32_t)top + 1);
-    return (uint8_t)(pattern == ALL_255_BY_GREATEST || (pattern == ALTERNATING && i % 2) ? top : 0);
+    return (uint8_t)(pattern == ALL_TOP_BY_GREATEST || (pattern == ALTERNATING && i % 2) ? top : 0);
 }
 
 /* Uniform levels code - 2^(bits-1), or a table of random ones with the first -table and the last as far as
@@ -78,17 +49,19 @@ static void make_levels(int table, int bits, int8_t *levels)
 
 /* table: 0 for uniform levels, else the greatest magnitude of a level. */
 typedef struct {
-    int m, k, n, bits, table, pattern, zero_point, is_signed, threads, steps;
+    int m, k, n, bits, table, pattern, top, zero_point, is_signed, threads, steps; /* top 0: 255 */
     int_window s; /* kernel_h is 0 for a matrix product */
 } test_case;
+
+static int top_of(const test_case *c) { return c->top ? c->top : 255; }
 
 static void describe(const test_case *c, const char *name, int requantized)
 {
     fprintf(stderr,
-            "test_int: %s differs: m=%d k=%d n=%d bits=%d table=%d pattern=%d zero_point=%d signed=%d "
+            "test_int: %s differs: m=%d k=%d n=%d bits=%d table=%d pattern=%d top=%d zero_point=%d signed=%d "
             "threads=%d kernel=%dx%d channels=%d groups=%d requantized=%d\n",
-            name, c->m, c->k, c->n, c->bits, c->table, c->pattern, c->zero_point, c->is_signed, c->threads,
-            c->s.kernel_h, c->s.kernel_w, c->s.channels, c->s.groups, requantized);
+            name, c->m, c->k, c->n, c->bits, c->table, c->pattern, top_of(c), c->zero_point, c->is_signed,
+            c->threads, c->s.kernel_h, c->s.kernel_w, c->s.channels, c->s.groups, requantized);
     exit(1);
 }
 
@@ -142,7 +115,7 @@ static inputs make_inputs(const test_case *c, const int_options *options)
     in.codes = need(codes);
     make_levels(c->table, c->bits, in.levels);
     for (size_t i = 0; i < in.a_bytes; i++)
-        in.a[i] = activation(c->pattern, i);
+        in.a[i] = activation(c->pattern, i, top_of(c));
     for (size_t i = 0; i < codes; i++)
         in.codes[i] = code(c->pattern, i, c->bits);
     in.acc = need(rows * (size_t)c->n * sizeof *in.acc);
@@ -175,7 +148,7 @@ static int_weights *make_weights(const test_case *c, const inputs *in, const int
     for (int k = 0; k < c->k; k++)
         memcpy(codes + (size_t)k * (size_t)columns,
                in->codes + (size_t)k * (size_t)c->n + (size_t)(group * columns), (size_t)columns);
-    int_weights *w = int_weights_new(isa, codes, segments, length, columns, c->bits, in->levels);
+    int_weights *w = int_weights_new(isa, codes, segments, length, columns, c->bits, in->levels, top_of(c));
     free(codes);
     if (!w)
         exit(2);
@@ -199,7 +172,6 @@ static void run(const test_case *c, const inputs *in, const int_isa *isa, int_we
     free(out);
 }
 
-#define MOST_ISAS 8
 #define MOST_GROUPS 4
 
 static void check(const test_case *c, uint64_t *hashes)
@@ -238,7 +210,8 @@ static void check_products(uint64_t *hashes)
                 c.k = lengths[i < 17 ? i : (int)below(17)];
                 c.m = sizes[below(c.k > 500 ? 10 : 19)];
                 c.n = sizes[below(c.k > 500 ? 12 : 19)];
-                c.zero_point = (int)below(256) - 128 * c.is_signed;
+                c.top = c.is_signed || below(2) ? 255 : (2 << below(7)) - 1;
+                c.zero_point = (int)below((uint32_t)c.top + 1) - 128 * c.is_signed;
                 c.steps = below(3) ? 0 : 1 + (int)below(15);
                 check(&c, hashes);
             }
@@ -249,18 +222,21 @@ static void check_products(uint64_t *hashes)
 static void check_bounds(uint64_t *hashes)
 {
     static const int limits[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 41, 42, 43, 63, 64, 65, 126, 127, 128};
+    static const int tops[] = {255, 15, 3, 1}; /* products of up to 21 stay in int8: 15 * 1, 3 * 7, 1 * 21 */
     for (int pattern = RANDOM; pattern < PATTERNS; pattern++)
-        for (int i = 0; i < (int)(sizeof limits / sizeof *limits); i++)
+        for (int i = 0; i < 4 * (int)(sizeof limits / sizeof *limits); i++)
             for (int bits = 2; bits <= 8; bits *= 2)
                 check(&(test_case){.m = 1 + i % 7,
-                                   .k = 3000 / limits[i] + 600,
+                                   .k = i % 4 ? 500 + 16 * (127 / (tops[i % 4] * limits[i / 4]))
+                                              : 3000 / limits[i / 4] + 600,
                                    .n = 9,
                                    .bits = bits,
-                                   .table = limits[i],
+                                   .table = limits[i / 4],
                                    .pattern = pattern,
+                                   .top = tops[i % 4],
                                    .threads = 1},
                       hashes);
-    for (int pattern = ALL_255_BY_LEAST; pattern < PATTERNS; pattern++)
+    for (int pattern = ALL_TOP_BY_LEAST; pattern < PATTERNS; pattern++)
         for (int bits = 2; bits <= 8; bits *= 2)
             check(
                 &(test_case){.m = 7, .k = INT_MAX_K, .n = 2, .bits = bits, .pattern = pattern, .threads = 1},
@@ -275,6 +251,7 @@ static void check_convolutions(uint64_t *hashes)
                        .pattern = i % 4 ? RANDOM : i / 4 % PATTERNS,
                        .is_signed = (int)below(2),
                        .threads = 1 + (int)below(3)};
+        c.top = c.is_signed || below(2) ? 255 : (2 << below(7)) - 1;
         int_window *s = &c.s;
         s->images = 1 + (int)below(2);
         s->groups = below(3) ? 1 : 1 + (int)below(MOST_GROUPS);
@@ -290,7 +267,7 @@ static void check_convolutions(uint64_t *hashes)
         s->width = 4 + (int)below(8);
         s->out_h = (s->height + 2 * s->pad_top - s->kernel_h) / s->stride_h + 1;
         s->out_w = (s->width + 2 * s->pad_left - s->kernel_w) / s->stride_w + 1;
-        c.zero_point = (int)below(256) - 128 * c.is_signed;
+        c.zero_point = (int)below((uint32_t)c.top + 1) - 128 * c.is_signed;
         c.m = s->images * s->out_h * s->out_w;
         c.k = s->kernel_h * s->kernel_w * (s->channels / s->groups);
         c.n = s->columns;
@@ -324,6 +301,7 @@ int main(void)
     check_products(hashes);
     check_bounds(hashes);
     check_convolutions(hashes);
+    check_codebooks(hashes);
     for (int i = 0; i < MOST_ISAS && (isa = int_isa_at(i)); i++)
         printf("%-14s %016llx\n", int_isa_name(isa), (unsigned long long)hashes[i]);
     return 0;

@@ -21,6 +21,7 @@ for source in *.c; do
     aarch64-*_neon_dotprod.c) machine=(-march=armv8.2-a+dotprod) ;;
     aarch64-*_neon_i8mm.c) machine=(-march=armv8.2-a+dotprod+i8mm) ;;
     x86_64-*_avx2.c) machine=(-mavx2 -mfma) ;;
+    x86_64-*_avxvnni.c) machine=(-mavx2 -mfma -mavxvnni) ;;
     x86_64-*_avx512vnni.c) machine=(-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni) ;;
     *) machine=() ;;
     esac

@@ -24,8 +24,11 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 PACKAGES = {"gcc": "gcc", COMPILER: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", EMULATOR: "qemu-user"}
 ALLOWED_GROWTH = 1.02
 
-# Weights: label -> (bits, largest magnitude of a level). 8 bits up to 127 spare plain NEON the case (-128)(-128).
-WIDTHS = {"8-bit": (8, 127), "8-bit to -128": (8, 128), "4-bit": (4, 8), "2-bit": (2, 2)}
+# Label -> (bits of weights, largest magnitude of a level, greatest activation). 8 bits up to 127 spare plain NEON the
+# case (-128)(-128). AxB-bit: weights of A bits, activations of B bits, else 8.
+WIDTHS = {"8-bit": (8, 127, 255), "8-bit to -128": (8, 128, 255), "4-bit": (4, 8, 255), "2-bit": (2, 2, 255),
+          "8x4-bit": (8, 128, 15), "4x4-bit": (4, 8, 15), "2x4-bit": (2, 2, 15), "2x2-bit": (2, 2, 3),
+          "1x2-bit": (1, 1, 3)}
 KERNELS = {"float32": ["8-bit"], "naive": ["8-bit"], "generic": ["8-bit", "4-bit", "2-bit"], "neon": list(WIDTHS),
            "neon_dotprod": ["8-bit", "4-bit", "2-bit"], "neon_i8mm": ["8-bit", "4-bit", "2-bit"]}
 # m x k x n: inner layers of a small network, of a large one, and a linear layer.

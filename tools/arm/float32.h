@@ -9,8 +9,8 @@
 #define ROWS 5 /* 20 sums, 5 activations and 2 weights fit the registers */
 #define COLUMNS 16
 
-/* sum += four * x[lane]. Like the integer kernels in instructions that stay where they are: compilers would load
- * ahead, run out of registers and move sums about. */
+/* sum += four * x[lane]. Like the integer kernels in instructions that stay where they are: compilers would
+ * load ahead, run out of registers and move sums about. */
 #define MULTIPLY_ADD(sum, four, x, lane) \
     __asm__ volatile("fmla %0.4s, %1.4s, %2.s[" #lane "]" : "+w"(sum) : "w"(four), "w"(x))
 
@@ -55,17 +55,26 @@ static inline void float32_product(int m, int k, int n, const float *a, const fl
             const float *w = b + column * k, *x = a + row * k;
             float *y = c + row * n + column;
             switch (m - row) {
-            case 1: float32_tile(1, k, n, x, w, y); break;
-            case 2: float32_tile(2, k, n, x, w, y); break;
-            case 3: float32_tile(3, k, n, x, w, y); break;
-            case 4: float32_tile(4, k, n, x, w, y); break;
-            default: float32_tile(ROWS, k, n, x, w, y);
+            case 1:
+                float32_tile(1, k, n, x, w, y);
+                break;
+            case 2:
+                float32_tile(2, k, n, x, w, y);
+                break;
+            case 3:
+                float32_tile(3, k, n, x, w, y);
+                break;
+            case 4:
+                float32_tile(4, k, n, x, w, y);
+                break;
+            default:
+                float32_tile(ROWS, k, n, x, w, y);
             }
         }
 }
 
-/* Four outputs side by side, four channels: 3 x 3 taps w [9][channels] on rows of x that lie `line` apart. With
- * stride 1 the outputs share their inputs, which are loaded once. */
+/* Four outputs side by side, four channels: 3 x 3 taps w [9][channels] on rows of x that lie `line` apart.
+ * With stride 1 the outputs share their inputs, which are loaded once. */
 ALWAYS void float32_taps(int stride, int channels, ptrdiff_t line, const float *x, const float *w, float *y)
 {
     float32x4_t sums[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};

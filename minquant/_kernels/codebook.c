@@ -1,0 +1,141 @@
+/* Weight-only products: packs codes, shares panels among threads, decodes where rows share the work. */
+#include "codebook.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
+
+#define TASK_ROWS 96 /* x CODEBOOK_CHUNK floats: they stay in the second-level cache */
+
+struct codebook_weights {
+    const struct codebook_isa *isa;
+    int k, columns, bits; /* bits: 1, 2, 4 or 8, as stored */
+    float book[256];      /* with up to 4 bits 16 entries, of which the codebook is repeated */
+    uint32_t *words;
+    size_t panel_words;
+};
+
+static int panels_of(const codebook_weights *w)
+{
+    return (w->columns + w->isa->columns - 1) / w->isa->columns;
+}
+
+static int blocks(int k, int bits) { return (k + 32 / bits - 1) / (32 / bits); }
+
+codebook_weights *codebook_weights_new(const int_isa *isa, const uint8_t *codes, int k, int columns, int bits,
+                                       const float *book)
+{
+    codebook_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->isa = *isa->floats;
+    w->k = k;
+    w->columns = columns;
+    w->bits = bits <= 2 ? bits : bits <= 4 ? 4 : 8;
+    for (int i = 0; i < (w->bits <= 4 ? 16 : 256); i++)
+        w->book[i] = book[i & ((1 << bits) - 1)];
+    int width = w->isa->columns;
+    w->panel_words = (size_t)blocks(k, w->bits) * (size_t)width;
+    size_t bytes = codebook_weights_bytes(w);
+    w->words = int_alloc(bytes);
+    if (!w->words) {
+        codebook_weights_free(w);
+        return NULL;
+    }
+    memset(w->words, 0, bytes);
+    for (int i = 0; i < k; i++)
+        for (int n = 0; n < columns; n++) {
+            size_t panel = (size_t)(n / width) * w->panel_words, block = (size_t)(i / (32 / w->bits));
+            uint32_t code = codes[(size_t)i * (size_t)columns + (size_t)n];
+            w->words[panel + block * (size_t)width + (size_t)(n % width)] |=
+                code << w->bits * (i % (32 / w->bits));
+        }
+    return w;
+}
+
+void codebook_weights_free(codebook_weights *w)
+{
+    if (w)
+        int_free(w->words);
+    free(w);
+}
+
+size_t codebook_weights_bytes(const codebook_weights *w)
+{
+    return (size_t)panels_of(w) * w->panel_words * sizeof *w->words;
+}
+
+static void decode_bytes(const uint32_t *words, int k, int width, const float *book, float *to)
+{
+    for (int i = 0; i < k; i++)
+        for (int c = 0; c < width; c++)
+            *to++ = book[words[i / 4 * width + c] >> i % 4 * 8 & 255];
+}
+
+/* Rows `from` .. `end` times panel p; scratch takes CODEBOOK_CHUNK decoded rows of it. */
+static void run_panel(const codebook_weights *w, int p, int from, int end, const float *a, ptrdiff_t row,
+                      float *out, float *scratch)
+{
+    const struct codebook_isa *isa = w->isa;
+    const int width = isa->columns, fused = w->bits <= 4 && end - from <= isa->fused_rows;
+    const int chunk = fused ? w->k : CODEBOOK_CHUNK;
+    const uint32_t *words = w->words + (size_t)p * w->panel_words;
+    for (int k = 0; k < w->k || !k; k += chunk ? chunk : 1) {
+        codebook_tile t = {.row = row,
+                           .w = fused ? (const void *)words : scratch,
+                           .book = w->book,
+                           .bits = fused ? w->bits : CODEBOOK_FLOATS,
+                           .k = int_min(chunk, w->k - k),
+                           .columns = int_min(width, w->columns - p * width),
+                           .out_row = w->columns,
+                           .more = k > 0};
+        if (!fused && w->bits == 8)
+            decode_bytes(words, t.k, width, w->book, scratch);
+        else if (!fused)
+            isa->decode(words, w->bits, t.k, w->book, scratch);
+        words += (size_t)chunk / (size_t)(32 / w->bits) * (size_t)width;
+        for (int i = from; i < end; i += t.rows) {
+            t.rows = int_min(isa->rows, end - i);
+            t.a = a + i * row + k;
+            t.out = out + (ptrdiff_t)i * w->columns + p * width;
+            isa->tile(&t);
+        }
+    }
+}
+
+int codebook_gemm(const codebook_weights *w, int m, const float *a, ptrdiff_t row, float *out, int threads)
+{
+    int panels = panels_of(w), parts = (m + TASK_ROWS - 1) / TASK_ROWS;
+    while (parts && parts * panels < 2 * threads && (m + parts - 1) / parts > 16)
+        parts++;
+    int tasks = parts * panels, each = parts ? (m + parts - 1) / parts : 0;
+    if (!tasks)
+        return 0;
+    threads = int_min(threads, tasks);
+    size_t floats = (size_t)CODEBOOK_CHUNK * (size_t)w->isa->columns;
+    float *scratch = int_alloc(floats * sizeof *scratch * (size_t)threads);
+    if (!scratch)
+        return -1;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    for (int i = 0; i < tasks; i++)
+        run_panel(w, i % panels, int_min(i / panels * each, m), int_min((i / panels + 1) * each, m), a, row,
+                  out, scratch + (size_t)omp_get_thread_num() * floats);
+    int_free(scratch);
+    return 0;
+}
+
+void codebook_gemm_naive(int m, int k, int n, const float *a, ptrdiff_t row, const uint8_t *codes,
+                         const float *book, float *out)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) {
+            float acc = 0;
+            for (int l = 0; l < k; l++)
+                acc = fmaf(a[i * row + l], book[codes[(size_t)l * (size_t)n + (size_t)j]], acc);
+            *out++ = acc;
+        }
+}

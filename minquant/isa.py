@@ -1,0 +1,29 @@
+"""Which integer kernels run: the compiled module, and the instruction set that MINQUANT_ISA or the machine chooses."""
+import functools
+import os
+
+from . import _kernels
+
+
+@functools.cache
+def compiled():
+    """The module of integer kernels or None."""
+    return _kernels.extension("integer")
+
+
+def isa():
+    """Instruction set of the integer kernels: MINQUANT_ISA, else the best of this machine; numpy without any.
+
+    Raises ValueError where MINQUANT_ISA names one that this machine or this build does not have.
+    """
+    return chosen(os.environ.get("MINQUANT_ISA", ""), "MINQUANT_ISA")
+
+
+def chosen(wanted, source):
+    """The instruction set `wanted`, or the best where it is empty."""
+    module = compiled()
+    available = module.isas() if module else ["numpy"]
+    if wanted and wanted not in available:
+        raise ValueError(f"{source}={wanted!r} is not available; this machine and build have "
+                         f"{', '.join(available)}: choose one of them, or leave {source} empty")
+    return wanted or available[0]
