@@ -15,6 +15,7 @@
 The arrays lie in the data in the order in which the header names them, row-major; dtype is |u1, |i1, <i2, <i4, <f4
 or <f8. Weight codes are a |u1 stream of ceil(bits n / 8) bytes (`pack`). `inputs` of an operation are indices: 0 is
 the image, i + 1 what operation i gives. Every array starts at a multiple of 8 bytes, so a mapped file is used as it is.
+docs/integers.md lists the fields of every operation and says what it computes.
 
 Whatever the bytes, `load` gives a Program whose operations fit each other, or a ProgramFileError; what it allocates
 is bounded by a multiple of the file's size.
