@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import kernels
 from .deploy import reference
 from .deploy.reference import BitExactError
 
@@ -98,6 +99,7 @@ def _compare(what, analytic, numeric, dy):
 class Agreement:
     """What `bit_exact` compared, all equal: images, quantizers, codes.
 
+    backends         : what computed the program: NumPy, and the compiled kernels where there are some
     plain_codes      : codes that the plain float64 forward computes otherwise, because of a tie or behind one
     logit_difference : the largest difference of a logit from the plain forward, on images without such codes
     """
@@ -105,12 +107,13 @@ class Agreement:
     images: int
     quantizers: int
     codes: int
+    backends: tuple
     plain_codes: int
     logit_difference: float
 
     def __str__(self):
         text = (f"{self.codes:,} codes of {self.quantizers} quantizers and all logits on {self.images:,} images are "
-                f"equal to the last bit (plain float64 sums: logits within {self.logit_difference:.1e})")
+                f"equal to the last bit: network in float64 = {' = '.join(self.backends)} (plain float64 sums: logits within {self.logit_difference:.1e})")
         if self.plain_codes:
             text += (f"; in plain float64, whose sums round before they are complete, {self.plain_codes:,} codes at or "
                      "behind exact ties fall the other way")
@@ -121,7 +124,7 @@ def bit_exact(model, program, images, normalise, batch_size=100):
     """Compare a Program with the evaluation mode of its model in float64: every activation code, every logit.
 
     model     : the quantized model that was lowered; it is copied, not changed
-    program   : a `minquant.deploy.Program`, or anything with its `trace`
+    program   : a `minquant.deploy.Program`; its NumPy oracle is compared, and the executor where kernels are compiled
     images    : uint8 (N, H, W, C);  normalise : what the program was lowered with, such as `Dataset.normalise`
 
     The network's sums of products are taken exactly (`minquant.deploy.reference`); how many codes the plain float64
@@ -131,19 +134,20 @@ def bit_exact(model, program, images, normalise, batch_size=100):
     """
     if len(images) == 0:
         raise ValueError("there are no images to compare; the check would prove nothing")
-    model = reference.float64(model)
+    model, backends = reference.float64(model), backends_of(kernels.isa())
     count, plain_count, worst, names = 0, 0, 0.0, []
     for start in range(0, len(images), batch_size):
         batch = images[start:start + batch_size]
         x = np.asarray(normalise(batch)).astype(np.float64)
         expected, logits = reference.exact_forward(model, x)
-        traced = program.trace(batch)
         names = list(expected)
-        for name in names:
-            _equal_codes(name, expected[name], traced.get(name), start)
-            count += expected[name].size
-        ours = list(traced.values())[-1]
-        _equal_logits(logits, ours, start)
+        count += sum(codes.size for codes in expected.values())
+        for backend, label in backends.items():
+            traced = program.trace(batch, backend=backend)
+            for name in names:
+                _equal_codes(name, expected[name], traced.get(name), start, label)
+            ours = list(traced.values())[-1]
+            _equal_logits(logits, ours, start, label)
         plain, plain_logits = reference.plain_forward(model, x)
         same = np.ones(len(batch), bool)
         for name in names:
@@ -151,10 +155,15 @@ def bit_exact(model, program, images, normalise, batch_size=100):
             plain_count += int(differs.sum())
             same &= ~differs.any(1)
         worst = max(worst, float(np.abs(ours - plain_logits)[same].max(initial=0.0)))
-    return Agreement(len(images), len(names), count, plain_count, worst)
+    return Agreement(len(images), len(names), count, tuple(backends.values()), plain_count, worst)
 
 
-def _equal_codes(name, expected, actual, start):
+def backends_of(isa):
+    """{backend of `Program.run`: what to call it}."""
+    return {"numpy": "NumPy"} if isa == "numpy" else {"numpy": "NumPy", "kernels": f"kernels ({isa})"}
+
+
+def _equal_codes(name, expected, actual, start, label):
     if actual is None:
         raise BitExactError(f"the program computes no codes of quantizer '{name}'; it was lowered from another model")
     if expected.shape != actual.shape:
@@ -164,14 +173,14 @@ def _equal_codes(name, expected, actual, start):
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
         raise BitExactError(f"the first difference is at '{name}', image {start + place[0]}, index {place[1:]}: code "
-                            f"{actual[place]} in the program, {expected[place]} in the network ({len(wrong)} of "
-                            f"{actual.size} codes of this batch differ there)")
+                            f"{actual[place]} in the program ({label}), {expected[place]} in the network "
+                            f"({len(wrong)} of {actual.size} codes of this batch differ there)")
 
 
-def _equal_logits(expected, actual, start):
+def _equal_logits(expected, actual, start, label):
     wrong = np.argwhere(expected != actual)
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
         logit = ", ".join(map(str, place[1:]))
         raise BitExactError(f"all codes are equal but logit {logit} of image {start + place[0]} is "
-                            f"{actual[place]!r} in the program, {expected[place]!r} in the network")
+                            f"{actual[place]!r} in the program ({label}), {expected[place]!r} in the network")

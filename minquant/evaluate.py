@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import check, data
+from . import check, data, kernels
 from .config import ConfigError, Parser
 from .deploy import file
 from .export import load_stored
 from .nn import softmax_cross_entropy
 from .runs import RunError, load_run, read_config
+from .summary import table
 from .training import evaluate
 
-BATCH = 500
+BATCH, REPEATS = 100, 5
 
 
 def main(argv=None):
@@ -26,6 +27,7 @@ def main(argv=None):
     parser.add_argument("--checkpoint", default="best.npz", metavar="FILE", help="best.npz, last.npz or float.npz")
     parser.add_argument("--data", metavar="NAME", help="data set of a FILE.mqz (default: the one it was trained on)")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a FILE.mqz (default: all cores)")
     parser.add_argument("--check", action="store_true",
                         help="compare every activation code of a FILE.mqz with its network in float64")
     parser.add_argument("--of", metavar="RUN", help="with --check: the run that FILE.mqz is from (default: its folder)")
@@ -68,21 +70,66 @@ def evaluate_file(arguments):
     name = arguments.data or program.info.get("data")
     if not isinstance(name, str):
         raise ConfigError(f"{arguments.run} names no data set; choose one with --data")
+    if len(program.tensors[-1].shape) != 1:
+        raise ConfigError(f"{arguments.run} gives maps of logits {program.tensors[-1].shape}, not classes of images")
     test = data.load(name, arguments.data_root).test
-    started = time.perf_counter()
-    logits = np.concatenate([program.run(test.images[i:i + BATCH]) for i in range(0, len(test), BATCH)])
-    seconds = time.perf_counter() - started
+    logits = run_batches(program, test.images, arguments.threads)
     loss, _ = softmax_cross_entropy(logits, test.labels)
-    accuracy = float((logits.argmax(1) == test.labels).mean())
     result = {"file": arguments.run, "bytes": Path(arguments.run).stat().st_size, "images": len(test),
-              "loss": float(loss), "accuracy": accuracy, "images_per_s": len(test) / seconds, "isa": "numpy"}
-    text = (f"{arguments.run} ({result['bytes']:,} bytes): test accuracy {accuracy:.2%}, loss {loss:.4f} "
-            f"on {len(test)} images of {name}; {result['images_per_s']:,.0f} images/s (NumPy)")
+              "loss": float(loss), "accuracy": float((logits.argmax(1) == test.labels).mean()),
+              "isa": kernels.isa(), "threads": arguments.threads or kernels.default_threads(),
+              **speed(program, test.images, arguments.threads)}
+    text = show(result, name)
     if arguments.check:
         agreement = check_file(program, arguments)
-        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0}
-        text += f"\n{agreement}"
+        result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0,
+                           "backends": agreement.backends}
+        text += f"\n\ncheck   {agreement}"
     return result, text
+
+
+def run_batches(program, images, threads):
+    """Logits of all images, BATCH at a time."""
+    return np.concatenate([program.run(images[i:i + BATCH], threads) for i in range(0, len(images), BATCH)])
+
+
+def speed(program, images, threads):
+    """Images per second in batches, milliseconds of one image, and where kernels run microseconds per layer.
+
+    Medians of at least REPEATS runs, after one that is not counted.
+    """
+    batch = images[:BATCH]
+    figures = {"images_per_s": len(batch) / seconds(lambda: program.run(batch, threads)),
+               "ms_per_image": 1e3 * seconds(lambda: program.run(images[:1], threads)), "batch": len(batch)}
+    if kernels.isa() != "numpy":
+        layers = program.profile(batch, threads, REPEATS)
+        figures["us_per_image"] = {name: 1e6 * taken / len(batch) for name, taken in layers.items()}
+    return figures
+
+
+def seconds(run):
+    """Median duration of a call."""
+    run()
+    taken = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken))
+
+
+def show(result, name):
+    """The result of a file as text."""
+    lines = [f"{result['file']} ({result['bytes']:,} bytes): test accuracy {result['accuracy']:.2%}, "
+             f"loss {result['loss']:.4f} on {result['images']} images of {name}",
+             f"{result['images_per_s']:,.0f} images/s in batches of {result['batch']}, {result['ms_per_image']:.3f} ms "
+             f"for one image; {result['isa']}, {result['threads']} thread" + "s" * (result["threads"] > 1)]
+    layers = result.get("us_per_image")
+    if layers is None:
+        return "\n".join([*lines, "times of single layers need the compiled kernels"])
+    total = sum(layers.values())
+    rows = [(layer, f"{us:.2f}", f"{us / total:.0%}") for layer, us in layers.items() if us]
+    return "\n".join([*lines, "", table(("layer", "us per image", "share"), rows)])
 
 
 def check_file(program, arguments):
