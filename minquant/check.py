@@ -113,7 +113,8 @@ class Agreement:
 
     def __str__(self):
         text = (f"{self.codes:,} codes of {self.quantizers} quantizers and all logits on {self.images:,} images are "
-                f"equal to the last bit: network in float64 = {' = '.join(self.backends)} (plain float64 sums: logits within {self.logit_difference:.1e})")
+                f"equal to the last bit: network in float64 = {' = '.join(self.backends)} (plain float64 sums: logits "
+                f"within {self.logit_difference:.1e})")
         if self.plain_codes:
             text += (f"; in plain float64, whose sums round before they are complete, {self.plain_codes:,} codes at or "
                      "behind exact ties fall the other way")

@@ -106,7 +106,7 @@ def export(arguments):
     if checked:
         agreement, of_target = checked
         result["check"] = {"images": agreement.images, "codes": agreement.codes, "mismatches": 0,
-                           arguments.to: of_target}
+                           "backends": agreement.backends, arguments.to: of_target}
         lines += [f"check   {agreement}", f"        {arguments.to} against the program: {figures(of_target)}"]
     return result, "\n".join(lines)
 
@@ -114,8 +114,8 @@ def export(arguments):
 def export_finished(folder, config, dataset):
     """What `minquant.train` does last: RUN/model.mqz, checked on CHECKED_IMAGES; return a dict for its report.
 
-    {"file", "bytes", "images", "codes"}, or {"refused": why} for what integers cannot express, such as float
-    activations. Raises BitExactError, which would be a fault of this program, and what writing raises.
+    {"file", "bytes", "images", "codes", "backends"}, or {"refused": why} for what integers cannot express, such as
+    float activations. Raises BitExactError, which would be a fault of this program, and what writing raises.
     """
     target = TARGETS["mqz"]
     out = Path(folder) / target.name
@@ -124,7 +124,8 @@ def export_finished(folder, config, dataset):
     except LoweringError as error:
         return {"refused": str(error)}
     written, (agreement, _) = write_checked(target, out, program, model, dataset, CHECKED_IMAGES)
-    return {"file": str(out), **written, "images": agreement.images, "codes": agreement.codes}
+    return {"file": str(out), **written, "images": agreement.images, "codes": agreement.codes,
+            "backends": agreement.backends}
 
 
 def write_checked(target, out, program, model, dataset, count):

@@ -154,8 +154,8 @@ def show_program(exported):
     if not exported:
         return []
     return [f"integer program     {exported['file']}, {exported['bytes']:,} bytes",
-            f"checked             {exported['codes']:,} codes on {exported['images']} test images: all are those of "
-            "the network in float64"]
+            f"checked             {exported['codes']:,} codes on {exported['images']} test images: "
+            f"network in float64 = {' = '.join(exported['backends'])}"]
 
 
 def list_methods():

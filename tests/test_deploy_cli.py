@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from minquant import check
+from minquant import check, kernels
+from minquant.deploy import Program
 from minquant.evaluate import main as evaluate
 from minquant.export import TARGETS, refuse_occupied
 from minquant.export import main as export
@@ -34,6 +35,7 @@ def test_export_reports_what_it_wrote_and_what_the_check_compared(run, tmp_path,
     result = json.loads(capsys.readouterr().out)
     assert result["bytes"] == (tmp_path / "m.mqz").stat().st_size and result["unproven"] == 0
     assert result["check"] == {"images": 360, "codes": 360 * (64 + 256 + 128), "mismatches": 0,
+                               "backends": list(check.backends_of(kernels.isa()).values()),
                                "mqz": {"images": 360, "logits": 3600, "mismatches": 0}}
 
 
@@ -78,7 +80,7 @@ def test_training_ends_with_a_checked_program_unless_told_not_to(run, exported, 
     program = tmp_path / "again" / "model.mqz"
     assert program.read_bytes() == exported.read_bytes()
     assert f"integer program     {program}, {program.stat().st_size:,} bytes\n" in text
-    assert f"checked             {360 * (64 + 256 + 128):,} codes on 360 test images: all" in text
+    assert f"checked             {360 * 448:,} codes on 360 test images: network in float64 = NumPy" in text
 
 
 @pytest.mark.parametrize("flags,reason", [
@@ -97,6 +99,39 @@ def test_a_program_has_the_accuracy_of_its_run_and_agrees_with_it(run, exported,
     assert evaluate([str(run), "--json"]) == 0
     assert result["accuracy"] == json.loads(capsys.readouterr().out)["accuracy"]
     assert result["images"] == 360 and result["images_per_s"] > 0 and result["check"]["mismatches"] == 0
+
+
+def test_an_evaluation_names_speed_layers_instruction_set_and_threads(exported, monkeypatch, capsys):
+    assert evaluate([str(exported), "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "images/s in batches of 100, " in text and f"{kernels.isa()}, 1 thread\n" in text
+    assert evaluate([str(exported), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["threads"] == kernels.default_threads() and result["isa"] == kernels.isa()
+    if kernels.isa() != "numpy":
+        layers = result["us_per_image"]
+        assert {"fc1", "fc2", "fc3"} <= set(layers) and all(layers[name] > 0 for name in ("fc1", "fc2", "fc3"))
+        assert sum(layers.values()) < 1e3 * result["ms_per_image"] * result["batch"]
+    monkeypatch.setattr(kernels, "isa", lambda: "numpy")
+    assert evaluate([str(exported)]) == 0
+    assert "; numpy, " in (text := capsys.readouterr().out) and "times of single layers need the compiled" in text
+
+
+def test_a_kernel_that_computes_another_code_is_named(run, exported, monkeypatch, capsys):
+    if kernels.isa() == "numpy":
+        monkeypatch.setattr(kernels, "isa", lambda: "broken")
+    trace = Program.trace
+
+    def broken(self, images, num_threads=None, backend=None):
+        values = trace(self, images, num_threads, "numpy")
+        if backend == "kernels":
+            values["relu2_quantizer"][3, 5] ^= 1
+        return values
+
+    monkeypatch.setattr(Program, "trace", broken)
+    assert evaluate([str(exported), "--check"]) == 1
+    error = capsys.readouterr().err
+    assert "the first difference is at 'relu2_quantizer', image 3, index (5,)" in error and "(kernels (" in error
 
 
 def test_a_file_elsewhere_is_checked_against_the_run_that_is_named(run, exported, tmp_path, capsys):
@@ -184,6 +219,7 @@ def test_a_checkpoint_from_before_the_end_is_exported_in_its_stored_form_with_a_
     (["{run}/report.json"], "it is not an .mqz file"),
     (["{run}", "--check"], "export it first: python -m minquant.export"),
     (["{run}/model.mqz", "--data", "nothing"], "nothing"),
+    (["{run}/model.mqz", "--threads", "0"], "num_threads=0 does not work; it takes 1.."),
 ])
 def test_evaluations_that_cannot_work_say_why(run, exported, arguments, message, capsys):
     assert evaluate([a.format(run=run) for a in arguments]) == 1
