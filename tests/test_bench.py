@@ -7,7 +7,8 @@ import pytest
 
 from minquant import nn
 from minquant.bench import __main__ as bench
-from minquant.bench import probe, timing
+from minquant.bench import probe, timing, train
+from minquant.quantizers import METHODS
 
 
 class Clock:
@@ -98,7 +99,8 @@ def test_training_is_reported_per_layer_with_memory_and_ratios(capsys):
     report = json.loads(capsys.readouterr().out)
     [model] = report["models"]
     assert report["batch_size"] == 8 and model["model"] == "lenet5"
-    assert set(model["milliseconds"]) == {"float", "minmax"} and set(model["ratios"]) == {"minmax / float"}
+    assert set(model["milliseconds"]) == {"float", "minmax"}
+    assert set(model["ratios"]) == {"minmax / float", "minmax / float, memory"}
     profile = model["profiles"]["float"]
     names = [layer["name"] for layer in profile["layers"]]
     assert names[:4] == ["conv1", "bn1", "relu1", "pool1"] and len(names) == 16
@@ -107,6 +109,15 @@ def test_training_is_reported_per_layer_with_memory_and_ratios(capsys):
     assert profile["largest_buffers"][0]["bytes"] == 8 * 28 * 28 * 6 * 4
     assert bench.main(arguments) == 0
     assert "where the minmax step goes" in capsys.readouterr().out
+
+
+def test_all_methods_are_measured_each_at_bits_that_it_takes():
+    found = train.contestants("all", 4)
+    assert {how[0] for how in found.values()} == set(METHODS) and found["cpq"] == ("cpq", 4, 4)
+    for label, (name, bits, act_bits) in found.items():
+        assert bits in METHODS[name].weight_bits and act_bits in METHODS[name].act_bits
+        assert (label == name) == (bits == act_bits == 4)
+    assert train.contestants("float,lsq", 3) == {"lsq": ("lsq", 3, 3)}
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -42,8 +42,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """Measure and print; return the exit status."""
-    chosen = [*METHODS] if arguments.method == "all" else arguments.method.split(",")
-    methods = [method for method in chosen if method != "float"]
+    methods = contestants(arguments.method, arguments.bits)
     facts = {"machine": f"{platform.system()} {platform.machine()}", "threads": ops.get_threads(),
              "batch_size": arguments.batch_size, "compiled": ops.compiled(), "cpu": kernels.cpu_features()}
     reports = [measure(name, methods, arguments) for name in arguments.model.split(",")]
@@ -66,26 +65,39 @@ def measure(name, methods, arguments):
     skip_input_gradient(model)
     images = rng.standard_normal((arguments.batch_size, *shape), dtype=np.float32)
     labels = rng.integers(0, 10, arguments.batch_size)
-    networks = {method: quantized(model, method, arguments.bits, images, rng) for method in methods}
+    networks = {label: quantized(model, *how, images, rng) for label, how in methods.items()}
     networks = {"float": model, **networks}
-    contestants = {} if arguments.no_torch else torch_steps(model, images, labels)
+    torch = {} if arguments.no_torch else torch_steps(model, images, labels)
     ours = {key: our_step(network, images, labels) for key, network in networks.items()}
-    times = summary(interleaved({**ours, **contestants}, arguments.repeats))
-    return {"model": name, "input": shape, "milliseconds": times, "ratios": ratios(times, methods),
-            "profiles": {key: profile(networks[key], step) for key, step in ours.items()}}
+    times = summary(interleaved({**ours, **torch}, arguments.repeats))
+    profiles = {key: profile(networks[key], step) for key, step in ours.items()}
+    return {"model": name, "input": shape, "milliseconds": times, "profiles": profiles,
+            "ratios": ratios(times, methods, {key: found["peak_bytes"] for key, found in profiles.items()})}
 
 
-def quantized(model, method, bits, images, rng):
+def contestants(names, bits):
+    """{label: (method, bits, act_bits)}. Under "all" a method that does not take the bits gets the nearest it takes."""
+    chosen = [name for name in names.split(",") if name not in ("all", "float")]
+    found = {name: (name, bits, bits) for name in chosen}
+    for name, method in METHODS.items() if "all" in names.split(",") else ():
+        widths = [bits if bits in allowed else min(filter(None, allowed), key=lambda b: abs(b - bits))
+                  for allowed in (method.weight_bits, method.act_bits)]
+        label = name if widths == [bits, bits] else f"{name} {widths[0]}/{widths[1]}"
+        found[label] = (name, *widths)
+    return found
+
+
+def quantized(model, method, bits, act_bits, images, rng):
     """A calibrated quantized copy."""
-    copied = quantize(copy.deepcopy(model), method=method, bits=bits, act_bits=bits, rng=rng)
+    copied = quantize(copy.deepcopy(model), method=method, bits=bits, act_bits=act_bits, rng=rng)
     calibrate(copied, images, rng)
     return copied
 
 
 def our_step(model, images, labels):
-    """A function that trains one step and returns the loss."""
+    """A function that trains one step from the middle of a training and returns the loss."""
     rng, optimizer = np.random.default_rng(1), optim.SGD(model.named_params(), momentum=0.9)
-    return lambda: training.step(model, optimizer, images, labels, LR, rng)[0]
+    return lambda: training.step(model, optimizer, images, labels, LR, rng, progress=0.5)[0]
 
 
 def torch_steps(model, images, labels):
@@ -109,12 +121,15 @@ def torch_steps(model, images, labels):
     return steps
 
 
-def ratios(times, methods):
-    """{what: ratio of medians}: float to PyTorch's faster layout, each method to float."""
+def ratios(times, methods, peaks):
+    """{what: ratio}: medians of float to PyTorch's faster layout, median and peak memory of each method to float."""
     middle = {name: entry["median"] for name, entry in times.items()}
     peers = [value for name, value in middle.items() if name.startswith("torch")]
     found = {"float / torch's best": middle["float"] / min(peers)} if peers else {}
-    return {**found, **{f"{method} / float": middle[method] / middle["float"] for method in methods}}
+    for method in methods:
+        found[f"{method} / float"] = middle[method] / middle["float"]
+        found[f"{method} / float, memory"] = peaks[method] / peaks["float"]
+    return found
 
 
 def profile(model, step):

@@ -9,8 +9,12 @@
 5. With an L0 penalty on the masks the bit-width of every layer is learned: leading levels that stay open.
 
 Notation: alpha step size, sigma noise scale, m the chosen level with code n_m, Z masks, G gates, omega logits
-of the keep probabilities Pi. Learned: log alpha, log sigma, omega. Stored: codes, alpha and bits; sigma and
-masks are training only.
+of the keep probabilities Pi. Learned: log alpha, log sigma, omega.
+
+    x_hat = alpha n_m,    m = argmax_n G(n) pi(n);    dL/dpi_m := alpha n_m dL/dx_hat, 0 for the others ("imax")
+
+Recipe: step of least squared error from the float network; masks until the last `masks_off` of the steps.
+Stored: codes, alpha and bits; sigma and masks are training only.
 
 Deviations and sources. The paper's text was not available: its abstracts were (existence and purpose of each
 part), the nearest-level forward is confirmed by third-party code, and the "imax" backward, the two mask

@@ -9,8 +9,13 @@
 
 Notation: w latent weights; mu_k means, mu_0 = 0 is never a parameter and `params["mu"]` holds the others;
 p_k raw shares `pi`; sigma_k widths `sigma`; tau temperature; gamma posterior; phi sharpened posterior; S
-soft, Q hard weights. Stored: b-bit codes and the codebook, rounded to int8 levels times one scale
-(`harden`); p, sigma and w are dropped.
+soft, Q hard weights.
+
+    gamma_k = pi_k N(w; mu_k, sigma_k) / sum_j pi_j N(w; mu_j, sigma_j),    pi_k = |p_k| / sum_j |p_j|
+    phi = softmax(gamma / tau),    S = sum_k mu_k phi_k (training),    Q = mu_k of the largest gamma_k (evaluation)
+
+Recipe: mixture from the float weights, then weights and mixture together; tau falls geometrically over the steps.
+Stored: b-bit codes and the codebook, rounded to int8 levels times one scale (`harden`); p, sigma and w are dropped.
 
 What the formulas rest on. From the paper (abstract and one caption; its text was not at hand): mixture,
 zero component, temperature, joint training, transfer of a mixture. From the published code, executed:

@@ -28,6 +28,7 @@ and B the smallest and largest power of two. E, T and T1, T3 are the sums behind
 
 Stored: codes, step (or A) and bits per tensor; levels -k..k or 0..k, or +-1, 2, 4 .. (activations: and 0).
 
+Recipe: d of least squared error from the float network, then everything together.
 Which bits. By default they stay as given: "u3" and "p3" then run as "u2snap" and "p2" with b held, a learned
 range at fixed bits (what the official README advises). Bits are learned where a budget or learn_bits asks
 for it, from those given on; for the last share `hold` of the steps they are held, once the budget is met.

@@ -13,6 +13,7 @@ exp of `log_alpha`, `log_beta`; T: state["temperature"]; p, q: largest |level|, 
     y = alpha (Y_1 + sum_i s_i sigma(T (beta x - b_i)))     training (eq. 7)
     y = alpha (Y_1 + sum_i s_i [x > b_i / beta])            evaluation, always
 
+Recipe: start as `initial_steps` says, T = T0 epoch, gradients clipped before the quantizer's chain rule.
 Stored: codes into the level table and alpha. Biases and beta live on in the thresholds of activations.
 
 Where the formulas come from. From the paper: staircase, relaxation, T = T0 epoch, beta = 5p/4q,
@@ -30,6 +31,9 @@ Deviations.
 - The paper forces the two biases around level 0 to -+0.05 (`zero_halfwidth=0.05`); its code does not, nor
   does the default. One-bit activations get k-means as well; the code sets 0.05.
 - Boundaries are midpoints of centres (paper), not of neighbouring data (code); our k-means draws nothing.
+- The paper starts from k-means biases and alpha = 1/beta. With many evenly spaced levels that spreads values
+  out: at 4 bits a network starts at chance. Default: alpha fitted to the tensor, and the biases of less
+  squared error: k-means with few levels, uniform ones with many. `biases=kmeans`, `alpha=inverse`: the paper.
 - Biases are frozen, as the text says; `learn_biases` trains them by eq. 11, as Algorithm 1 lists them.
 - alpha and beta are learned as logarithms: they stay positive and Adam's steps are relative to their size.
   They never decay, nor fall below 1/1000 of their start.

@@ -8,8 +8,12 @@
 5. Evaluation rounds: x_hat = clip(alpha floor(x / alpha + 1/2)), without noise (Algorithm 2).
 
 Notation: n codes, alpha step size, sigma noise scale, K levels, tau temperature, eps the fuzz against 0/0.
-Learned: log alpha and log sigma per tensor. Stored: the codes and alpha; sigma and the noise are training
-only.
+Learned: log alpha and log sigma per tensor.
+
+    z = softmax((log pi + Gumbel noise) / tau),    x_hat = sum_i z_i alpha n_i (RQ) or alpha n_argmax z (RQ-ST)
+
+Recipe: grid from the range of the float tensors, then everything together at a tenth of the usual learning rate.
+Stored: the codes and alpha; sigma and the noise are training only.
 
 Deviations and sources. From the paper: grid, cell masses, both samplers, local grid, test-time rounding. The
 values of tau and eps are not in the text that was read: tau = 1 is from memory; eps = 0 is our choice, since
