@@ -15,6 +15,13 @@ from matplotlib.patches import Patch
 from . import data
 from .config import ConfigError, Parser
 from .quantize import bits_of
+from .quantizers.cpq import ClusterPromoting
+from .quantizers.dgms import DGMSWeight
+from .quantizers.dq import PowerOfTwo, Uniform
+from .quantizers.gdrq import GDRQWeight
+from .quantizers.lsq import LearnedStep
+from .quantizers.minmax import MinMaxWeight
+from .quantizers.qnet import QNetWeight
 from .recording import quantized_layers, shared_levels
 from .runs import COLUMNS, RunError, load_run, read_config, replacing
 
@@ -28,10 +35,19 @@ STAGES = "float", "quantized"
 def main(argv=None):
     """Run the command line; return 0 if every picture was drawn, 1 if something was missing."""
     parser = Parser(prog="python -m minquant.plot", description="Draw the pictures of a run again.")
-    parser.add_argument("run", metavar="RUN", help="folder that python -m minquant.train made")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="folder that python -m minquant.train made")
     parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: RUN/plots)")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data set's files are")
+    parser.add_argument("--estimators", metavar="FILE.png",
+                        help="instead of a run: what each method's quantizer does to a weight, and its gradient")
     arguments = parser.parse_args(argv)
+    if (arguments.run is None) == (arguments.estimators is None):
+        parser.error("name either a RUN or --estimators FILE.png")
+    if arguments.estimators:
+        figure = responses(estimator_samples(), np.linspace(-3.6, 3.6, 1441), np.random.default_rng(0))
+        save(figure, arguments.estimators)
+        print(arguments.estimators)
+        return 0
     folder = Path(arguments.run)
     out = Path(arguments.out or folder / "plots")
     try:
@@ -250,11 +266,33 @@ def bit_bars(axis, names, values):
     axis.legend([Patch(color=c) for c in (BLUE, ORANGE)], ["weights", "activations"], fontsize=9)
 
 
+def estimator_samples():
+    """{title: weight quantizer}: one of every kind of gradient in `minquant.quantizers`, most at step size 1."""
+    def made(quantizer, **values):
+        for name, value in values.items():
+            (quantizer.params if name in quantizer.params else quantizer.state)[name] = np.array(value, float)
+        quantizer.state["ready"][...] = True
+        return quantizer.astype(float)
+
+    mixture = DGMSWeight(2, (1,))
+    mixture.set_mixture([0, -1.5, 1, 2.5], np.ones(4), np.full(4, 0.4), 0.01)
+    return {"minmax: straight through": made(MinMaxWeight(3)),
+            "lsq: straight through, clipped": made(LearnedStep(3), step=1.0),
+            "gdrq: masked by the clip": made(GDRQWeight(2, 1, alpha_mode="learned", grad_mode="mask"), alpha=[2.0]),
+            "cpq: the chosen level": made(ClusterPromoting(2), log_alpha=0.0),
+            "cpq, ste=full: all levels": made(ClusterPromoting(2, ste="full"), log_alpha=0.0),
+            "dgms: soft average, tau = 0.3": made(mixture),
+            "qnet: sigmoids, T = 10": made(QNetWeight(2), log_alpha=0.0, log_beta=0.0, biases=[-0.5, 0.5]),
+            "dq: step and range": made(Uniform(3, "u3", learn_bits=True), d=1.0, q_max=3.0),
+            "dq: powers of two": made(PowerOfTwo(3, "p3", learn_bits=True), q_min=0.25, q_max=2.0)}
+
+
 def responses(quantizers, x, rng, columns=3):
     """What element-wise quantizers do to x and what they pretend about it: forward, and dx for an upstream gradient 1.
 
     quantizers : {title: quantizer that is ready}; forward runs in training mode.  x : 1-d, ascending
     """
+    x = x[:, None]  # one output channel
     rows = -(-len(quantizers) // columns)
     figure, axes = subplots(rows, columns, (4 * columns, 2.6 * rows), squeeze=False, sharex=True)
     for axis in axes.flat[len(quantizers):]:
@@ -268,7 +306,7 @@ def responses(quantizers, x, rng, columns=3):
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     for axis in axes[-1]:
-        axis.set_xlabel("x (step sizes)")
+        axis.set_xlabel("latent weight x")
     return figure
 
 

@@ -175,3 +175,26 @@ def test_learned_bits_become_a_picture_and_fixed_ones_do_not(runs):
     assert film.bits_by_epoch(found) is None
     found.epochs[-1]["bits"][1] = 1
     assert film.bits_by_epoch(found) is not None
+
+
+def test_the_picture_of_the_estimators_shows_their_real_gradients(tmp_path, capsys):
+    assert plot.main(["--estimators", str(tmp_path / "estimators.png")]) == 0
+    with Image.open(tmp_path / "estimators.png") as picture:
+        assert picture.width > 1000
+    x = np.array([[-0.4], [0.2], [0.4]])
+    for title, quantizer in plot.estimator_samples().items():
+        quantizer.freeze(x)
+        try:
+            smooth = quantizer.surrogate
+            slope = (smooth(x + 1e-6) - smooth(x - 1e-6)) / 2e-6
+        except TypeError:  # no surrogate: differentiated exactly
+            slope = (quantizer.forward(x + 1e-6, True)[0] - quantizer.forward(x - 1e-6, True)[0]) / 2e-6
+        dx = quantizer.backward(np.ones_like(x), quantizer.forward(x, True)[1])[0]
+        np.testing.assert_allclose(dx, slope, rtol=1e-4, atol=1e-6, err_msg=title)
+
+
+def test_plot_takes_a_run_or_the_estimators_and_not_both(capsys):
+    for arguments in ([], ["run", "--estimators", "x.png"]):
+        with pytest.raises(SystemExit):
+            plot.main(arguments)
+        assert "name either a RUN or --estimators FILE.png" in capsys.readouterr().err
