@@ -123,7 +123,13 @@ class _Builder:
         rows = np.sort(self.rng.integers(-reach, reach, (np.count_nonzero(direction), top)), 1)
         return self.emit(Requantize(self.name("codes"), (sums,), top, multiplier,
                                     self.rng.normal(top / 2, top, channels).astype(np.float32), direction,
-                                    rows.astype(np.int32)))
+                                    rows.astype(np.int32), self.edges(top)))
+
+    def edges(self, top):
+        """Of a code each, one of them at times -infinity; at times none."""
+        edges = np.sort(self.rng.normal(top / 2, top, top)).astype(np.float32)
+        edges[:1] = self.one_of(edges[0], -np.inf)
+        return edges if self.rng.random() < 0.4 else edges[:0]
 
     def expression(self, sums, columns):
         scale = np.array([[self.scale(sums) for _ in range(columns)]])
@@ -140,7 +146,12 @@ class _Builder:
             self.name("add"), (sums, shortcut), top, steps,
             np.array([top * self.scale(sums) for _ in range(channels)], np.float32),
             self.rng.normal(0, top, channels).astype(np.float32), self.rng.normal(0, 3, count).astype(np.float32),
-            wide, values, self.rng.normal(0, 1, count), np.sort(self.rng.normal(0, 2, top))))
+            wide, values, *self.wide_tables(wide, count, top), self.edges(top)))
+
+    def wide_tables(self, wide, count, top):
+        """Shortcut and boundaries of channels in float64, both empty where there are none."""
+        shortcut, boundaries = self.rng.normal(0, 1, count), np.sort(self.rng.normal(0, 2, top))
+        return (shortcut, boundaries) if wide.any() else (shortcut[:0], boundaries[:0])
 
     def logits(self, sums):
         return self.emit(Logits(self.name("logits"), (sums,),

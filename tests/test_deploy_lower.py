@@ -71,10 +71,10 @@ def test_scales_per_output_channel_are_folded():
     agree(stored_model("lenet5", "minmax", 4, per_channel=True))
 
 
-def test_channels_with_negative_and_zero_gamma_are_covered_by_the_cheap_form_and_by_the_ladder():
-    for name, ladders in (("minmax", False), ("qnet", True)):
+def test_channels_with_negative_and_zero_gamma_are_covered_by_rounding_and_by_unequal_edges():
+    for name, unequal in (("minmax", False), ("apot", True)):
         ops = [op for op in lowered(stored_model("lenet5", name, 4)).ops if isinstance(op, Requantize)]
-        assert any((op.direction != 0).any() for op in ops) == ladders
+        assert any(len(op.edges) for op in ops) == unequal
         assert any((op.multiplier[op.direction == 0] < 0).any() or (op.direction < 0).any() for op in ops)
         assert any((op.multiplier == 0).any() for op in ops)
 
@@ -117,12 +117,12 @@ def test_lowering_leaves_the_model_as_it_was():
 
 @pytest.mark.parametrize("what", ["threshold", "weight", "bias"])
 def test_the_check_sees_one_changed_number(what):
-    model = stored_model("lenet5", "qnet" if what == "threshold" else "cpq", 4, awkward=False)
+    model = stored_model("lenet5", "apot" if what == "threshold" else "cpq", 4, awkward=False)
     program = lowered(model)
     by_name = {op.name: op for op in program.ops}
     if what == "threshold":
         op = by_name["relu3_quantizer"]
-        object.__setattr__(op, "thresholds", op.thresholds + 400)
+        object.__setattr__(op, "edges", op.edges * np.float32(1.2))
     elif what == "weight":
         op = by_name["conv2"]
         object.__setattr__(op, "stream", op.stream ^ np.uint8(1))

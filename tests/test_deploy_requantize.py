@@ -104,6 +104,22 @@ def test_unequal_steps_keep_their_ladder_and_the_ladder_is_right():
     np.testing.assert_array_equal(op.run(acc), by_definition(expr, boundary, acc))
 
 
+def test_unequal_steps_become_edges_that_all_channels_share():
+    def code_of(v):
+        return np.searchsorted([0.1, 0.15, 0.5], v, side="left").astype(np.uint8)
+
+    expr, boundary = expression(np.random.default_rng(9)), boundaries(code_of, 3)
+    low, high = np.full(6, -2000), np.full(6, 2000)
+    ladder = thresholds(expr, boundary, low, high)
+    edges = boundary.astype(np.float32)
+    multiplier, offset, fits = fit(ladder, np.abs(expr(high) - expr(low)) / 4000, edges=edges)
+    acc = np.arange(-2000, 2001)[:, None] * np.ones(6, int)
+    assert fits.all()
+    found = cheap_codes(acc, multiplier, offset, 3, edges=edges)
+    np.testing.assert_array_equal(found, by_definition(expr, boundary, acc))
+    assert not verified(ladder, multiplier, offset, 3, None, edges * np.float32(1.01)).all()
+
+
 def test_a_cheap_addition_equals_the_definition_for_every_shortcut_code():
     expr, boundary = expression(np.random.default_rng(10)), boundaries(staircase_of(15).codes, 15)
     short = np.arange(16) * 0.031

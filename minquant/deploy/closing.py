@@ -5,6 +5,7 @@ import numpy as np
 from . import ops
 from .requantize import boundaries, fit, thresholds, unproven
 
+NO_EDGES, FEW_EDGES = np.zeros(0, np.float32), 15
 MAX_PAIRS = 1 << 12  # (shortcut code, threshold) pairs that the float32 form of an addition is tried on
 
 
@@ -70,15 +71,33 @@ def slope(value, direction, step):
     return np.broadcast_to(rise / span / step, direction.shape)
 
 
+def cheap_form(ladder, value, boundary, step, addend=None):
+    """(multiplier, offset, fits, edges, shortcut): rounding, or edges where more channels are right with them.
+
+    Many edges take longer than rounding; they must be right where it is wrong in most channels.
+    """
+    short = None if addend is None else (addend / step).astype(np.float32)
+    rounded = fit(ladder, slope(value, ladder.direction, step), short)
+    right, channels = rounded[2].sum(), len(rounded[2])
+    if right == channels or (len(boundary) > FEW_EDGES and 2 * right >= channels):
+        return *rounded, NO_EDGES, short
+    edges, values = boundary.astype(np.float32), None if addend is None else addend.astype(np.float32)
+    compared = fit(ladder, slope(value, ladder.direction, 1.0), values, edges)
+    if compared[2].sum() > right:
+        return *compared, edges, values
+    return *rounded, NO_EDGES, short
+
+
 def requantize(lowering, name, value, boundary, stairs):
     """The operation for sums alone; channels that float32 does not get right keep their ladder."""
     ladder = thresholds(value.expression, boundary, value.low, value.high)
-    multiplier, offset, fits = fit(ladder, slope(value, ladder.direction, step_of(boundary, stairs)))
+    multiplier, offset, fits, edges, _ = cheap_form(ladder, value, boundary, step_of(boundary, stairs))
     record(lowering, fits, ladder_channels=int((~fits).sum()), thresholds=ladder.thresholds.size,
            unproven=unproven(ladder, value.expression, boundary, value.slack))
     rows = (ladder.thresholds[0] * ladder.direction).T[~fits]
     direction = np.where(fits, 0, ladder.direction).astype(np.int8)
-    return ops.Requantize(name, (value.tensor,), len(boundary), multiplier, offset, direction, rows.astype(np.int32))
+    return ops.Requantize(name, (value.tensor,), len(boundary), multiplier, offset, direction, rows.astype(np.int32),
+                          edges)
 
 
 def add_requantize(lowering, name, value, boundary, stairs):
@@ -86,22 +105,24 @@ def add_requantize(lowering, name, value, boundary, stairs):
 
     Beyond MAX_PAIRS (8 bits have 65,025 per channel) float32 cannot meet all thresholds, and none are computed.
     """
-    addend, step = value.shortcut.levels * value.shortcut.scale, step_of(boundary, stairs)
+    addend, step, top = value.shortcut.levels * value.shortcut.scale, step_of(boundary, stairs), len(boundary)
     channels, pairs = len(value.low), len(addend) * len(boundary)
-    short = (addend / step).astype(np.float32)
+    short, edges = (addend / step).astype(np.float32), NO_EDGES
     multiplier, offset = np.zeros((2, channels), np.float32)
     fits = np.zeros(channels, bool)
     if pairs <= MAX_PAIRS:
         ladder = thresholds(value.expression, boundary, value.low, value.high, addend)
-        multiplier, offset, fits = fit(ladder, slope(value, ladder.direction, step), short)
+        multiplier, offset, fits, edges, short = cheap_form(ladder, value, boundary, step, addend)
         record(lowering, thresholds=ladder.thresholds.size,
                unproven=unproven(ladder, value.expression, boundary, value.slack, addend))
     else:
         record(lowering, unexamined=pairs * channels)
     record(lowering, fits, float64_channels=int((~fits).sum()))
     wide = value.expression.channels(~fits)
-    return ops.AddRequantize(name, (value.tensor, value.shortcut.tensor), len(boundary), wide.steps, multiplier,
-                             offset, short, (~fits).astype(np.uint8), wide.values, addend, boundary)
+    if fits.all():
+        addend, boundary = addend[:0], boundary[:0]
+    return ops.AddRequantize(name, (value.tensor, value.shortcut.tensor), top, wide.steps, multiplier, offset, short,
+                             (~fits).astype(np.uint8), wide.values, addend, boundary, edges)
 
 
 def record(lowering, fits=(), **counts):

@@ -48,7 +48,7 @@ def _sum_pool(op, x):
 
 def _requantize(op, x):
     ladder = _arrays(op, "direction", "thresholds") if len(op.thresholds) else {}
-    return {"top": op.top, **_arrays(op, "multiplier", "offset"), **ladder}
+    return {"top": op.top, "boundaries": op.edges, **_arrays(op, "multiplier", "offset"), **ladder}
 
 
 def _expression(op):
@@ -61,7 +61,7 @@ def _add_requantize(op, x):
     if op.wide.any():
         wide = {"wide_boundaries": np.ascontiguousarray(op.boundaries), **_expression(op),
                 **_arrays(op, "wide", "wide_shortcut")}
-    return {"top": op.top, **_arrays(op, "multiplier", "offset", "shortcut"), **wide}
+    return {"top": op.top, "boundaries": op.edges, **_arrays(op, "multiplier", "offset", "shortcut"), **wide}
 
 
 FIELDS = {

@@ -136,6 +136,10 @@ class Translator:
         y = g.node("Mul", [acc, g.constant(f"{op.name}.multiplier", spread(op.multiplier))], f"{op.name}/scaled")
         return g.node("Add", [y, g.constant(f"{op.name}.offset", spread(op.offset))], f"{op.name}/shifted")
 
+    def found(self, op, y):
+        """y, which will be rounded, or the number of edges that it reaches."""
+        return self.graph.reached(y, f"{op.name}/edges", op.edges[None], lambda x: x) if len(op.edges) else y
+
     def merged(self, op, y, exact, places):
         """y with the channels at `places` replaced by those of `exact`."""
         g, channels = self.graph, len(op.multiplier)
@@ -154,10 +158,10 @@ class Translator:
     def requantize(self, op, i):
         places = np.flatnonzero(op.direction)
         if not len(places):
-            return self.closed(op, self.cheap(op, i), i)
+            return self.closed(op, self.found(op, self.cheap(op, i)), i)
         exact = self.ladder(op, places, i)
         if len(places) < len(op.direction):
-            exact = self.merged(op, self.cheap(op, i), exact, places)
+            exact = self.merged(op, self.found(op, self.cheap(op, i)), exact, places)
         return self.closed(op, exact, i)
 
     def ladder(self, op, places, i):
@@ -182,7 +186,7 @@ class Translator:
         if len(places) == len(op.wide):
             return self.closed(op, self.wide(op, places, index, i), i)
         short = g.gather(g.constant(f"{op.name}.shortcut", op.shortcut), index, f"{op.name}/shortcut")
-        y = g.node("Add", [self.cheap(op, i), short], f"{op.name}/sum")
+        y = self.found(op, g.node("Add", [self.cheap(op, i), short], f"{op.name}/sum"))
         return self.closed(op, self.merged(op, y, self.wide(op, places, index, i), places) if len(places) else y, i)
 
     def wide(self, op, places, index, i):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+import numpy as np
+
 MAX_ELEMENTS = 1 << 26  # of one image's tensor; more is a damaged file or a wrong shape, not a network
 
 
@@ -14,9 +16,10 @@ class Tensor(NamedTuple):
     top: int | None = None
 
 
-def array(dtype, ndim):
-    """A field that holds an array of this little-endian dtype and number of axes."""
-    return field(metadata={"dtype": dtype, "ndim": ndim})
+def array(dtype, ndim, optional=False):
+    """A field that holds an array of this little-endian dtype and number of axes; where optional, empty by default."""
+    default = {"default_factory": lambda: np.zeros((0,) * ndim, dtype)} if optional else {}
+    return field(metadata={"dtype": dtype, "ndim": ndim}, **default)
 
 
 @dataclass(frozen=True, eq=False)

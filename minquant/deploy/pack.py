@@ -11,7 +11,7 @@ k % 8 of byte k // 8. Nothing is padded between rows; unused bits of the last by
 
 import numpy as np
 
-from .. import intops
+from .. import kernels
 from ..quantizers.base import check_bits
 
 
@@ -35,7 +35,7 @@ def pack(codes, bits):
     flat = codes.reshape(-1)
     if flat.size and int(flat.max()) >= 2 ** bits:
         raise ValueError(f"code {int(flat.max())} does not fit {bits} bits; the largest that does is {2 ** bits - 1}")
-    return intops.pack_bits(flat, bits)
+    return kernels.pack_bits(flat, bits)
 
 
 def unpack(stream, bits, count):
@@ -50,4 +50,4 @@ def unpack(stream, bits, count):
     if len(stream) != packed_bytes(count, bits):
         raise ValueError(f"a stream of {len(stream)} bytes is not {count} codes of {bits} bits; "
                          f"those take {packed_bytes(count, bits)} bytes")
-    return intops.unpack_bits(stream, bits, (count,))
+    return kernels.unpack_bits(stream, bits, (count,))

@@ -29,14 +29,17 @@ How it is computed on a device
 ------------------------------
 The cheap form is float32: clip(rint(acc * multiplier + offset), 0, top), product and sum rounded separately. It is
 monotone in acc as well, so it equals the definition everywhere if it does so on both sides of every threshold, which
-`fit` verifies; the offset (and the multiplier by a few units in the last place) is moved to where that holds. A
-channel where nothing helps keeps its thresholds: the ladder. A residual addition has a second operand, the shortcut's
-code k: clip(rint((acc * multiplier + offset) + shortcut[k])), verified over all k and thresholds; a channel that
-fails computes the reference expression in float64 instead, because a ladder per shortcut code would outweigh the
-weights.
+`fit` verifies; the offset (and the multiplier by a few units in the last place) is moved to where that holds. Where the
+quantizer's steps are unequal, rounding cannot be right; the code then is the number of the layer's boundaries, as
+float32, that acc * multiplier + offset reaches, verified in the same way: `top` numbers per layer instead of a ladder
+per channel. A channel where nothing helps keeps its thresholds: the ladder. A residual addition has a second operand,
+the shortcut's code k: clip(rint((acc * multiplier + offset) + shortcut[k])), verified over all k and thresholds; a
+channel that fails computes the reference expression in float64 instead, because a ladder per shortcut code would
+outweigh the weights.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -166,28 +169,35 @@ def unproven(ladder, expression, boundary, slack, shortcut=(0.0,)):
     return int(open_.sum())
 
 
-def cheap_codes(acc, multiplier, offset, top, shortcut=None):
-    """clip(rint(acc * multiplier + offset [+ shortcut]), 0, top) in float32, every operation rounded on its own."""
+def cheap_values(acc, multiplier, offset, shortcut=None):
+    """acc * multiplier + offset [+ shortcut] in float32, every operation rounded on its own."""
     y = np.asarray(acc).astype(np.float32) * multiplier
     y = y + offset
-    if shortcut is not None:
-        y = y + shortcut
+    return y if shortcut is None else y + shortcut
+
+
+def cheap_codes(acc, multiplier, offset, top, shortcut=None, edges=()):
+    """clip(rint(y), 0, top) of y = `cheap_values`, or the number of ascending float32 edges with y >= edge."""
+    y = cheap_values(acc, multiplier, offset, shortcut)
+    if len(edges):
+        return np.searchsorted(edges, y, side="right").astype(np.uint8)
     return np.clip(np.rint(y), 0, np.float32(top)).astype(np.uint8)
 
 
-def fit(ladder, slope, shortcut=None):
+def fit(ladder, slope, shortcut=None, edges=()):
     """Return (multiplier, offset, fits): the cheap form of every channel, and where it equals the ladder everywhere.
 
-    slope    : (channels,) codes per mirrored accumulator step, a first guess
-    shortcut : None, or float32 (codes,) in units of the next code
+    slope    : (channels,) codes per mirrored accumulator step, a first guess; with edges values per step
+    shortcut : None, or float32 (codes,) in units of the next code; with edges values
+    edges    : nothing to round, or (top,) float32 boundaries of the codes
     """
     top, channels = ladder.thresholds.shape[1:]
     multiplier, offset = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
     fits = np.zeros(channels, bool)
     for nudge in (0, 1, -1, 2, -2):
         trial = _nudged(np.asarray(slope, np.float32), nudge)
-        for candidate in _offsets(ladder, trial, shortcut):
-            good = ~fits & verified(ladder, trial, candidate, top, shortcut)
+        for candidate in _offsets(ladder, trial, shortcut, edges):
+            good = ~fits & verified(ladder, trial, candidate, top, shortcut, edges)
             multiplier[good], offset[good] = (ladder.direction * trial)[good], candidate[good]
             fits |= good
         if fits.all():
@@ -201,10 +211,10 @@ def _nudged(x, count):
     return x
 
 
-def _offsets(ladder, multiplier, shortcut):
+def _offsets(ladder, multiplier, shortcut, edges):
     """Offsets worth a trial: inside the interval that all thresholds would allow, were the last sum not rounded."""
     up, must_reach, down, must_stay = ladder.sides()
-    j = np.arange(1, up.shape[1] + 1)[:, None] - 0.5
+    j = (np.asarray(edges, np.float64) if len(edges) else np.arange(1, up.shape[1] + 1) - 0.5)[:, None]
     added = 0.0 if shortcut is None else shortcut.astype(np.float64)[:, None, None]
     least = np.where(must_reach, j - added - up.astype(np.float32) * multiplier, -np.inf).max((0, 1))
     most = np.where(must_stay, j - added - down.astype(np.float32) * multiplier, np.inf).min((0, 1))
@@ -215,11 +225,14 @@ def _offsets(ladder, multiplier, shortcut):
             yield _nudged((least + share * (most - least)).astype(np.float32), nudge)
 
 
-def verified(ladder, multiplier, offset, top, shortcut):
+def verified(ladder, multiplier, offset, top, shortcut, edges=()):
     """Where the cheap form is right on both sides of every threshold, and therefore between them."""
     up, must_reach, down, must_stay = ladder.sides()
     added = None if shortcut is None else shortcut[:, None, None]
-    j = np.arange(1, top + 1)[:, None]
-    wrong = must_reach & (cheap_codes(up, multiplier, offset, top, added) < j)
-    wrong |= must_stay & (cheap_codes(down, multiplier, offset, top, added) >= j)
+    if len(edges):
+        code_of, j = cheap_values, edges[:, None]
+    else:
+        code_of, j = partial(cheap_codes, top=top), np.arange(1, top + 1)[:, None]
+    wrong = must_reach & (code_of(up, multiplier, offset, shortcut=added) < j)
+    wrong |= must_stay & (code_of(down, multiplier, offset, shortcut=added) >= j)
     return ~wrong.any((0, 1))
