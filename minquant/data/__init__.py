@@ -2,10 +2,11 @@
 
 from .augment import Augmentation
 from .batches import batches, hold_out
+from .boxes import BoxAugmentation, BoxSplit
 from .dataset import DataError, DataNotFoundError, Dataset, Split
 from .loading import load
 from .locate import search_path
 from .sources import names
 
-__all__ = ["Augmentation", "DataError", "DataNotFoundError", "Dataset", "Split", "batches", "hold_out",
-           "load", "names", "search_path"]
+__all__ = ["Augmentation", "BoxAugmentation", "BoxSplit", "DataError", "DataNotFoundError", "Dataset", "Split",
+           "batches", "hold_out", "load", "names", "search_path"]

@@ -6,11 +6,16 @@ import sys
 from .dataset import DataError
 from .loading import load
 from .locate import check_root, locate
-from .sources import SOURCES
+from .sources import SOURCES, source_of
 
 
 def _status(source, root, verify):
     """(found, where or why not) of one data set."""
+    if source.items:
+        found, where = _status(source_of(source.items), root, verify)
+        return found, f"composed of {source.items}: {where}"
+    if source.name == "voc":
+        return "-", "any folder in the layout of PASCAL VOC, by --data-root"
     if not source.layouts:
         return ("verified" if verify else "yes"), load(source.name).source
     layout, paths = locate(source, root)

@@ -17,11 +17,20 @@ def pad_crop(images, pad, rng, fill=0):
 
     (Equal to padding by `pad` on every side and cropping the original size at a random place.)
     """
+    return shift(images, pad, *draw_shift(len(images), pad, rng), fill)
+
+
+def draw_shift(n, pad, rng):
+    """(top, left) of n crops, each 0 .. 2 pad; `pad` is the middle, no shift."""
+    return rng.integers(0, 2 * pad + 1, size=(2, n))
+
+
+def shift(images, pad, top, left, fill=0):
+    """Every image padded by `pad` and cropped at its (top, left)."""
     n, height, width, _ = images.shape
     padded = np.empty((n, height + 2 * pad, width + 2 * pad, images.shape[3]), images.dtype)
     padded[...] = fill
     padded[:, pad:pad + height, pad:pad + width] = images
-    top, left = rng.integers(0, 2 * pad + 1, size=(2, n))
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -29,7 +38,16 @@ def pad_crop(images, pad, rng, fill=0):
 
 def flip(images, rng):
     """Each image mirrored left to right with probability 1/2."""
-    mirrored = rng.random(len(images)) < 0.5
+    return mirror(images, draw_mirrored(len(images), rng))
+
+
+def draw_mirrored(n, rng):
+    """Whether each of n images is mirrored."""
+    return rng.random(n) < 0.5
+
+
+def mirror(images, mirrored):
+    """The images with those mirrored left to right for which `mirrored` (N,) is true."""
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -101,11 +119,8 @@ class Augmentation:
         if images.ndim != 4:
             raise DataError(f"{self!r}: images have shape {images.shape}; expected "
                             "(images, height, width, channels)")
-        side = min(images.shape[1:3])
+        self.check_fit(images)
         for word, size in self.operations:
-            if size is not None and size > side:
-                raise DataError(f"{self!r}: {word}{size} is larger than the image side {side}; "
-                                f"choose 1..{side}")
             if word == "crop":
                 images = pad_crop(images, size, rng, self.fill)
             elif word == "flip":
@@ -113,3 +128,10 @@ class Augmentation:
             else:
                 images = cutout(images, size, rng, self.fill)
         return images
+
+    def check_fit(self, images):
+        """Raise DataError where an operation is larger than the images."""
+        side = min(images.shape[1:3])
+        for word, size in self.operations:
+            if size is not None and size > side:
+                raise DataError(f"{self!r}: {word}{size} is larger than the image side {side}; choose 1..{side}")

@@ -57,8 +57,14 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
+    task = "classify"
+
     def __len__(self):
         return len(self.labels)
+
+    def check(self, classes, where):
+        """Raise DataError unless there is one label in 0..classes-1 per image."""
+        check_labels(self.labels, len(self.images), classes, where)
 
     def __repr__(self):
         return f"Split({len(self)} images {'x'.join(map(str, self.images.shape[1:]))})"
@@ -110,7 +116,7 @@ class Dataset:
             split, where = getattr(self, part), f"data set {self.name!r}, {part} split"
             if part != "validation" or len(split.images):
                 check_images(split.images, where)
-            check_labels(split.labels, len(split.images), len(self.classes), where)
+            split.check(len(self.classes), where)
             if split.images.shape[1:] != self.image_shape:
                 raise DataError(f"{where}: images of shape {split.images.shape[1:]}; "
                                 f"the training images have shape {self.image_shape}")
@@ -119,6 +125,11 @@ class Dataset:
     def image_shape(self):
         """(height, width, channels) of one image."""
         return self.train.images.shape[1:]
+
+    @property
+    def task(self):
+        """What is learned from it: classify or detect (`minquant.tasks`)."""
+        return self.train.task
 
     @cached_property
     def _normalised_pixels(self):

@@ -5,11 +5,12 @@ import zlib
 
 import numpy as np
 
-from . import cifar, idx
+from . import cifar, idx, voc
 from .batches import hold_out
 from .dataset import DataError, Dataset, Split, check_images, check_labels, pixel_statistics
 from .digits import read_digits
 from .locate import locate
+from .scenes import TEST_SCENES, TRAINING_SCENES, compose
 from .sources import SOURCES, source_of
 
 
@@ -102,10 +103,22 @@ def _read(source, root, verify):
     return (*arrays, folder)
 
 
+def _scenes(source, items, validation, limit):
+    """Scenes of the items of each split, so that no item is seen in two of them; see `scenes`."""
+    train, test = (min(count, limit or count) for count in (TRAINING_SCENES, TEST_SCENES))
+    held = round(validation * train) if len(items.validation) else 0
+    counts = train - held, held, test
+    splits = [compose(part.images, part.labels, count, i)
+              for i, (part, count) in enumerate(zip((items.train, items.validation, items.test), counts))]
+    mean, std = pixel_statistics(splits[0].images)
+    return Dataset(source.name, *splits, source.classes, mean, std, items.source)
+
+
 def load(name="digits", root=None, *, validation=0.1, seed=0, limit=None, verify=False):
     """The data set `name` with its validation images held out of the training images.
 
-    name        digits (embedded), mnist, fashion-mnist, cifar10, or an alias of `sources`
+    name        digits (embedded), mnist, fashion-mnist, cifar10, or an alias of `sources`; for detection
+                digit-scenes (embedded), fashion-scenes, and voc with `root`, see `scenes` and `voc`
     root        folder to search first (see search_path)
     validation  share of the training images held out, stratified by class (see batches.hold_out)
     seed        of the Generator that chooses them; equal arguments give equal data sets
@@ -123,6 +136,11 @@ def load(name="digits", root=None, *, validation=0.1, seed=0, limit=None, verify
     source = source_of(name)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} images is not positive; choose at least 1 or leave it out")
+    if source.items:
+        return _scenes(source, load(source.items, root, validation=validation, seed=seed, verify=verify), validation,
+                       limit)
+    if source.name == "voc":
+        return voc.load(root, validation=validation, seed=seed, limit=limit)
     *arrays, where = _read(source, root, verify)
     images, labels, test_images, test_labels = (array[:limit] for array in arrays)
     kept, held = hold_out(labels, validation, np.random.default_rng(seed))

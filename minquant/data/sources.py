@@ -27,7 +27,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Source:
-    """One data set: names, shape of an image, classes, layouts in order of preference, how to get it."""
+    """One data set: names, shape of an image, classes, layouts in order of preference, how to get it.
+
+    items : of a set of scenes, the data set whose images they show;  task : classify or detect
+    """
 
     name: str
     aliases: tuple
@@ -35,6 +38,8 @@ class Source:
     classes: tuple
     layouts: tuple = ()
     obtain: tuple = ()
+    items: str = ""
+    task: str = "classify"
 
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
@@ -88,7 +93,13 @@ _CIFAR10 = Source(
     obtain=("unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (or cifar-10-binary.tar.gz) "
             "in ./data",))
 
-SOURCES = {source.name: source for source in (_DIGITS, _MNIST, _FASHION, _CIFAR10)}
+_SCENES = tuple(Source(name, aliases, (96, 96, 3), of.classes, items=of.name, task="detect")
+                for name, aliases, of in (("digit-scenes", (), _DIGITS),
+                                          ("fashion-scenes", ("scenes",), _FASHION)))
+_VOC = Source("voc", ("pascal-voc", "VOC"), (96, 96, 3), (), task="detect", obtain=(
+    "name a folder with JPEGImages/, Annotations/ and ImageSets/Main/ by --data-root (root=)",))
+
+SOURCES = {source.name: source for source in (_DIGITS, _MNIST, _FASHION, _CIFAR10, *_SCENES, _VOC)}
 _ALIASES = {alias: source for source in SOURCES.values() for alias in (source.name, *source.aliases)}
 
 
