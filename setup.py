@@ -207,7 +207,7 @@ def version():
 EXPORT = ["onnx>=1.20", "onnxruntime>=1.23"]  # 2-bit integers since onnx 1.20
 SWEEP = ["joblib", "dask", "distributed"]
 EXTRAS = {
-    "test": ["pytest>=7.4", "hypothesis", *SWEEP, "setuptools>=70.1", "cython>=3.1", *EXPORT],
+    "test": ["pytest>=7.4", "hypothesis", *SWEEP, "pycocotools", "setuptools>=70.1", "cython>=3.1", *EXPORT],
     "sweep": SWEEP,
     "export": EXPORT,
     "docs": ["sphinx", "numpydoc"],

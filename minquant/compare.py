@@ -24,10 +24,11 @@ from .plot import comparison_plots
 from .progress import Progress
 from .quantize import recipe_for
 from .quantizers import METHODS
-from .runs import RunError, bits_of_run, write_json, write_text
+from .runs import RunError, bits_of_run, read_config, write_json, write_text
 from .training import Diverged
 
-COLUMNS = ("variant", "bits", "act_bits", "seed", "float_accuracy", "accuracy", "loss", "bytes", "mean_bits", "error")
+COLUMNS = ("variant", "bits", "act_bits", "seed", "float_accuracy", "accuracy", "loss", "bytes", "mean_bits", "metric",
+           "error")
 SECONDS_TO_CONNECT = 10
 
 
@@ -39,7 +40,7 @@ def main(argv=None):
         values = given(arguments, lambda method: {})
         seeds, bits = _integers(arguments.seeds, "--seeds"), _integers(arguments.bits_list, "--bits")
         jobs = plan(variants, bits, seeds, values, arguments.float_activations, arguments.bits_from)
-        data.load(values.get("data", Config.data), arguments.data_root)  # fails here, not in every worker
+        data.load(Config(**values).data, arguments.data_root, limit=2)  # fails here, not in every worker
     except (ConfigError, RunError, ValueError) as error:
         print(f"minquant.compare: error: {error}", file=sys.stderr)
         return 2
@@ -143,11 +144,11 @@ def run_one(config, folder, data_root):
     """
     from .run import Run
     report, record = Path(folder) / "report.json", Path(folder) / "config.toml"
-    if record.is_file() and record.read_text(encoding="utf-8") != config.to_toml():
-        return {"error": f"{folder} holds a run with other settings; choose another folder for --runs, or remove it"}
-    if report.is_file():
-        return json.loads(report.read_text(encoding="utf-8"))
     try:
+        if record.is_file() and read_config(folder) != config:
+            raise RunError(f"{folder} holds a run with other settings; choose another folder for --runs, or remove it")
+        if report.is_file():
+            return json.loads(report.read_text(encoding="utf-8"))
         dataset = data.load(config.data, data_root, validation=config.validation, seed=config.seed, limit=config.limit)
         resume = (Path(folder) / "last.npz").is_file()
         return Run(config, folder, dataset, Progress(quiet=True), resume=resume).train()
@@ -162,7 +163,8 @@ def run_all(jobs, arguments, progress):
         import joblib
         for (_, folder, _), report in zip(jobs, parallel(joblib.delayed(run_one)(*job) for job in jobs)):
             results.append(report)
-            told = report.get("error") or f"accuracy {report['accuracy']:.2%} (float {report['float_accuracy']:.2%})"
+            told = report.get("error") or (f"{report['metric']} {report['accuracy']:.2%} "
+                                           f"(float {report['float_accuracy']:.2%})")
             progress.line(f"[{len(results)}/{len(jobs)}] {folder.name}: {told}")
     return results
 
@@ -205,6 +207,11 @@ def layer_bits(rows):
             for label, seeds in found.items()}
 
 
+def metric_of(rows):
+    """What `accuracy` is in these rows: the metric of their task."""
+    return next((row["metric"] for row in rows if row["metric"]), "accuracy")
+
+
 def spread(rows):
     """[(variant, bits, mean accuracy, lowest, highest, mean drop against float, mean bytes, seeds)], in order."""
     groups = {}
@@ -222,7 +229,7 @@ def spread(rows):
 
 def markdown(rows):
     """The comparison as a Markdown table; a run that failed is listed below it with its reason."""
-    lines = ["| method | bits | accuracy (lowest .. highest) | below float | size | seeds |",
+    lines = [f"| method | bits | {metric_of(rows)} (lowest .. highest) | below float | size | seeds |",
              "|---|---|---|---|---|---|"]
     for variant, bits, mean, low, high, drop, size, seeds in spread(rows):
         lines.append(f"| {variant} | {bits} | {mean:.2%} ({low:.2%} .. {high:.2%}) | {100 * drop:.2f} points | "
@@ -242,7 +249,7 @@ def write_summary(folder, rows):
     writer.writerows(rows)
     write_text(folder / "summary.csv", text.getvalue())
     write_text(folder / "table.md", markdown(rows) + "\n")
-    comparison_plots(folder, spread(rows), layer_bits(rows))
+    comparison_plots(folder, spread(rows), layer_bits(rows), metric_of(rows))
 
 
 if __name__ == "__main__":

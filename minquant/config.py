@@ -23,13 +23,14 @@ def _setting(default, help, **more):
 class Config:
     """Everything that decides the result of a run. Fields left None get a default that depends on the data set."""
 
+    task: str = _setting("classify", "what is learned: classify or detect")
     method: str = _setting("cpq", "quantization method, or 'float' to train the float network only")
     bits: int = _setting(4, "bits of the weights")
     act_bits: int | None = _setting(4, "bits of the activations, or 'float'")
     first_last: str | None = _setting(
         None, "weights of the first and last layer: same, 8 or float (default: by method)")
-    model: str = _setting("lenet5", "network")
-    data: str = _setting("digits", "data set")
+    model: str | None = _setting(None, "network (default: by task, lenet5 or vgg_detector)")
+    data: str | None = _setting(None, "data set (default: by task, digits or digit-scenes)")
     float_epochs: int | None = _setting(None, "epochs of float pre-training (default: by data set)")
     epochs: int | None = _setting(None, "epochs of quantized training (default: by data set)")
     batch_size: int = _setting(64, "images per step")
@@ -53,6 +54,9 @@ class Config:
     def __post_init__(self):
         self.overrides = dict(self.overrides or {})
         self.options = dict(self.options or {})
+        for name, value in _BY_TASK.get(self.task, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         recommended = METHODS[self.method].training if self.method in METHODS else {}
         for name, value in {**_DEFAULTS, **_BY_DATA.get(self.data, {}), **recommended}.items():
             if getattr(self, name) is None:
@@ -64,6 +68,7 @@ class Config:
             if not ok:
                 raise ConfigError(f"{name}={getattr(self, name)!r} does not work; it takes {takes}")
 
+        need(self.task in _BY_TASK, "task", ", ".join(_BY_TASK))
         need(self.float_epochs >= 0, "float_epochs", "0 or more")
         need(self.epochs >= 0, "epochs", "0 (calibration only) or more")
         need(self.batch_size >= 2, "batch_size", "2 or more (batch norm needs more than one image)")
@@ -81,6 +86,11 @@ class Config:
         need(self.limit is None or self.limit >= 2, "limit", "2 or more")
         need(self.seed >= 0, "seed", "0 or more")
 
+    @classmethod
+    def from_toml(cls, text, where):
+        """The configuration that `to_toml` wrote; `where` names it in errors. Raises ConfigError."""
+        return cls(**parse_toml(text, where))
+
     def to_toml(self):
         """The configuration as TOML text; None is written as the word that the flags take."""
         lines, tables = [], []
@@ -92,10 +102,13 @@ class Config:
         return "\n".join(lines + tables) + "\n"
 
 
-# What a field left None becomes: the first row, then the data set's, then what the method recommends.
+# What a field left None becomes: the task's network and data; the first row, the data set's, the method's own.
 _DEFAULTS = {"float_epochs": 10, "epochs": 10, "augment": "", "first_last": "same", "lr": 1e-3,
              "quantized_weight_decay": 1e-4}
-_BY_DATA = {"digits": {"float_epochs": 30, "epochs": 30}, "cifar10": {"augment": "crop4,flip"}}
+_BY_TASK = {"classify": {"model": "lenet5", "data": "digits"},
+            "detect": {"model": "vgg_detector", "data": "digit-scenes"}}
+_BY_DATA = {"digits": {"float_epochs": 30, "epochs": 30}, "cifar10": {"augment": "crop4,flip"},
+            "fashion-scenes": {"float_epochs": 10, "epochs": 2, "augment": "crop8,flip"}, "voc": {"augment": "flip"}}
 
 
 def _toml(value):
@@ -141,16 +154,24 @@ def _type_name(kind):
 def read_toml(path):
     """Return the dict of a TOML configuration file, checked against the fields. Raises ConfigError."""
     try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+
+
+def parse_toml(text, where):
+    """Return the dict of a TOML configuration, checked against the fields; `where` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read the configuration {where}: {error}") from None
     values = {}
     for key, value in raw.items():
         if key not in FIELDS:
-            raise ConfigError(f"{path}: there is no setting '{key}'; nearest: {nearest(key, FIELDS)}")
+            raise ConfigError(f"{where}: there is no setting '{key}'; nearest: {nearest(key, FIELDS)}")
         if FIELDS[key].type is dict:
             if not isinstance(value, dict):
-                raise ConfigError(f"{path}: [{key}] is a table of KEY = VALUE lines")
+                raise ConfigError(f"{where}: [{key}] is a table of KEY = VALUE lines")
             values[key] = {k: parse_override(f"{k}={v}")[1] if key == "overrides" else v for k, v in value.items()}
         else:
             values[key] = parse_value(key, value)

@@ -11,10 +11,10 @@ from . import check, data, kernels
 from .config import ConfigError, Parser
 from .deploy import file
 from .export import load_stored
-from .nn import softmax_cross_entropy
 from .runs import RunError, load_run, read_config
 from .summary import table
-from .training import evaluate
+from .tasks import TASKS
+from .training import judge, predict
 
 BATCH, REPEATS = 100, 5
 
@@ -51,10 +51,13 @@ def evaluate_run(arguments):
     config = read_config(arguments.run)
     dataset = dataset_of(config, arguments)
     model, meta = load_run(arguments.run, dataset, arguments.checkpoint)
-    loss, accuracy = evaluate(model, dataset.test, dataset.normalise)
+    outputs, task = predict(model, dataset.test.images, dataset.normalise), TASKS[dataset.task]
+    loss, accuracy = judge(outputs, dataset.test)
     result = {"run": arguments.run, "checkpoint": arguments.checkpoint, "epoch": int(meta["epoch"]),
-              "images": len(dataset.test), "loss": loss, "accuracy": accuracy}
-    return result, (f"{arguments.run} ({arguments.checkpoint}, epoch {result['epoch']}): test accuracy {accuracy:.2%}, "
+              "images": len(dataset.test), "loss": loss, "metric": task.metric, "accuracy": accuracy,
+              **task.details(outputs, dataset.test, dataset.classes)}
+    return result, (f"{arguments.run} ({arguments.checkpoint}, epoch {result['epoch']}): "
+                    f"test {task.metric} {accuracy:.2%}, "
                     f"loss {loss:.4f} on {len(dataset.test)} images of {config.data}")
 
 
@@ -70,13 +73,15 @@ def evaluate_file(arguments):
     name = arguments.data or program.info.get("data")
     if not isinstance(name, str):
         raise ConfigError(f"{arguments.run} names no data set; choose one with --data")
-    if len(program.tensors[-1].shape) != 1:
-        raise ConfigError(f"{arguments.run} gives maps of logits {program.tensors[-1].shape}, not classes of images")
     test = data.load(name, arguments.data_root).test
+    task = TASKS[test.task]
+    if len(program.tensors[-1].shape) != task.output_axes:
+        raise ConfigError(f"{arguments.run} gives logits of shape {program.tensors[-1].shape} for an image, which is "
+                          f"not what --task {task.name} takes; choose its own data set with --data")
     logits = run_batches(program, test.images, arguments.threads)
-    loss, _ = softmax_cross_entropy(logits, test.labels)
+    loss, accuracy = judge(logits, test)
     result = {"file": arguments.run, "bytes": Path(arguments.run).stat().st_size, "images": len(test),
-              "loss": float(loss), "accuracy": float((logits.argmax(1) == test.labels).mean()),
+              "loss": loss, "metric": task.metric, "accuracy": accuracy,
               "isa": kernels.isa(), "threads": arguments.threads or kernels.default_threads(),
               **speed(program, test.images, arguments.threads)}
     text = show(result, name)
@@ -120,7 +125,7 @@ def seconds(run):
 
 def show(result, name):
     """The result of a file as text."""
-    lines = [f"{result['file']} ({result['bytes']:,} bytes): test accuracy {result['accuracy']:.2%}, "
+    lines = [f"{result['file']} ({result['bytes']:,} bytes): test {result['metric']} {result['accuracy']:.2%}, "
              f"loss {result['loss']:.4f} on {result['images']} images of {name}",
              f"{result['images_per_s']:,.0f} images/s in batches of {result['batch']}, {result['ms_per_image']:.3f} ms "
              f"for one image; {result['isa']}, {result['threads']} thread" + "s" * (result["threads"] > 1)]

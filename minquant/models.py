@@ -117,15 +117,39 @@ def _separable_block(inputs, outputs, stride, rng):
         pointwise=Conv2d(inputs, outputs, 1, rng, bias=False), bn2=BatchNorm(outputs), relu2=ReLU())
 
 
+def vgg_detector(input_shape, classes, rng):
+    """A one-stage detector in the manner of VGG, with strided convolutions in the place of pooling.
+
+    16 C3/2 - 32 C3/2 - 32 C3 - 64 C3/2 - 2 x 96 C3 - (classes + 4) C1, a map of 1/8 of the image's sides
+    """
+    c, layers = input_shape[2], {}
+    for i, (width, stride) in enumerate(((16, 2), (32, 2), (32, 1), (64, 2), (96, 1), (96, 1)), start=1):
+        layers[f"conv{i}"] = Conv2d(c, width, 3, rng, stride=stride, padding=1, bias=False)
+        layers[f"bn{i}"], layers[f"relu{i}"] = BatchNorm(width), ReLU()
+        c = width
+    return Sequential(**layers, head=_detector_head(c, classes, rng))
+
+
+def _detector_head(inputs, classes, rng):
+    """All of a detector's outputs in one convolution, see `detection.boxes`; every class starts at a score of 0.1."""
+    head = Conv2d(inputs, classes + 4, 1, rng)
+    head.params["weight"] *= 0.1
+    head.params["bias"][:classes] = -np.log(9)
+    head.params["bias"][classes + 2:] = np.log(4)
+    return head
+
+
 MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, mobilenet_tiny)}
+DETECTORS = {f.__name__: f for f in (vgg_detector,)}
 
 
 def build(name, input_shape, classes, rng):
     """Return the model called `name`; an unknown name is a ValueError that lists the nearest ones."""
-    if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=3) or sorted(MODELS)
-        raise ValueError(f"there is no model '{name}'; did you mean {', '.join(near)}? (all: {', '.join(MODELS)})")
-    return MODELS[name](input_shape, classes, rng)
+    known = {**MODELS, **DETECTORS}
+    if name not in known:
+        near = get_close_matches(name, known, n=3) or sorted(known)
+        raise ValueError(f"there is no model '{name}'; did you mean {', '.join(near)}? (all: {', '.join(known)})")
+    return known[name](input_shape, classes, rng)
 
 
 @dataclass(frozen=True)

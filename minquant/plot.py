@@ -24,6 +24,7 @@ from .quantizers.minmax import MinMaxWeight
 from .quantizers.qnet import QNetWeight
 from .recording import quantized_layers, shared_levels
 from .runs import COLUMNS, RunError, load_run, read_config, replacing
+from .tasks import CLASSIFY, TASKS
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 CYCLE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000", "#F0E442")
@@ -75,7 +76,7 @@ def draw(folder, out, data_root=None):
         except (RunError, ConfigError, data.DataError, ValueError, OSError) as error:
             missing.append(f"{', '.join(names)}: {error}")
 
-    attempt(["curves"], lambda: [curves(read_log(folder))])
+    attempt(["curves"], lambda: [curves(read_log(folder), TASKS[read_config(folder).task])])
     attempt(["weights", "bits"], lambda: [make(newest_model(folder, missing, data_root)) for make in (weights, bits)])
     attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
     written = [(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
@@ -127,29 +128,29 @@ def save(figure, path, dpi=DPI):
         figure.savefig(temporary, dpi=dpi, format="png")
 
 
-def run_plots(folder, model, history):
+def run_plots(folder, model, history, task=CLASSIFY):
     """Write the pictures of a run into folder/plots: curves.png, weights.png, bits.png."""
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
-    for name, figure in (("curves", curves(history)), ("weights", weights(model)), ("bits", bits(model))):
+    for name, figure in (("curves", curves(history, task)), ("weights", weights(model)), ("bits", bits(model))):
         if figure is not None:
             save(figure, plots / f"{name}.png")
 
 
-def comparison_plots(folder, spread, layer_bits):
+def comparison_plots(folder, spread, layer_bits, metric="accuracy"):
     """Write accuracy_bits.png, accuracy_size.png and layer_bits.png of a comparison.
 
-    spread, layer_bits : what the functions of these names in `minquant.compare` return
+    spread, layer_bits : what the functions of these names in `minquant.compare` return;  metric : what accuracy is
     """
     if not spread:
         return
     for name, column, label in (("accuracy_bits", 1, "bits of weights and activations"),
                                 ("accuracy_size", 6, "model size (kB)")):
-        save(accuracies(spread, column, label), folder / f"{name}.png")
+        save(accuracies(spread, column, label, metric), folder / f"{name}.png")
     save(bits_by_layer(layer_bits), folder / "layer_bits.png")
 
 
-def accuracies(spread, column, label):
+def accuracies(spread, column, label, metric="accuracy"):
     """Accuracy with its spread over a column of `spread`, a line per variant; over size also the Pareto front."""
     unit = 1024 if column == 6 else 1
     figure, axis = subplots(size=(8.5, 4.6))
@@ -165,7 +166,7 @@ def accuracies(spread, column, label):
         front = pareto([(row[6] / unit, 100 * row[2]) for row in spread])
         axis.step(*np.array(front).T, where="post", color=GREY, linestyle=":", zorder=0, label="best of a size")
     axis.set_xlabel(label)
-    axis.set_ylabel("test accuracy (%), lowest to highest seed")
+    axis.set_ylabel(f"test {metric} (%), lowest to highest seed")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -194,24 +195,26 @@ def bits_by_layer(layer_bits):
     return figure
 
 
-def curves(history):
-    """Loss and accuracy over the epochs, float stage and quantized stage one behind the other; None without epochs."""
+def curves(history, task=CLASSIFY):
+    """Loss and score over the epochs, float stage and quantized stage one behind the other; None without epochs."""
     if not history:
         return None
     figure, axes = subplots(1, 2, (10, 3.6))
     for axis, what in zip(axes, ("loss", "accuracy")):
-        curve(axis, history, what)
+        curve(axis, history, what, task)
     return figure
 
 
-def curve(axis, history, what):
+def curve(axis, history, what, task=CLASSIFY):
     """Draw `what` ("loss" or "accuracy") over the epochs; a dashed line marks where the quantizers came in."""
     columns, epoch = dict(zip(COLUMNS, np.array(history).T)), np.arange(1, len(history) + 1)
     scale = 100 if what == "accuracy" else 1
-    axis.plot(epoch, scale * columns[what], color=BLUE, label="training")
+    own = what == "accuracy" and task.training_metric != task.metric
+    trained = f"training: {task.training_metric}" if own else "training"
+    axis.plot(epoch, scale * columns[what], color=BLUE, label=trained)
     axis.plot(epoch, scale * columns[f"validation_{what}"], color=ORANGE, label="validation")
     axis.set_xlabel("epoch")
-    axis.set_ylabel("cross-entropy loss (nats)" if what == "loss" else "accuracy (%)")
+    axis.set_ylabel(task.loss_name if what == "loss" else f"{task.metric} (%)")
     axis.grid(alpha=0.3)
     for change in np.flatnonzero(np.diff(columns["stage"])) + 1:
         axis.axvline(change + 0.5, color=GREY, linestyle="--", label="quantizers in place")

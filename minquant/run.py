@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, plot, runs
+from .config import Config
 from .nn import skip_input_gradient
 from .quantize import calibrate
 from .recording import Recording
 from .summary import activation_rows, as_dicts, summarise
-from .training import STAGES, Stage, evaluate, make_optimizer, train_epoch
+from .tasks import TASKS
+from .training import STAGES, Stage, evaluate, judge, make_optimizer, predict, train_epoch
 
 CALIBRATION_IMAGES = 512
 
@@ -36,6 +38,10 @@ class Run:
             self._start()
         skip_input_gradient(self.model)
 
+    @property
+    def task(self):
+        return TASKS[self.config.task]
+
     def _start(self):
         self.model = runs.float_model(self.config, self.dataset)
         if "quantized" in self.stages:
@@ -55,7 +61,7 @@ class Run:
         if not {"config", "stage", "epoch", "best", "float_accuracy", "history", "steps"} <= set(meta):
             raise runs.RunError(f"{path} is no checkpoint to go on from (it holds no optimizer); "
                                 "restore the run's own last.npz, or start a new run with --out")
-        if str(meta["config"]) != self.config.to_toml():
+        if Config.from_toml(str(meta["config"]), path) != self.config:
             raise runs.RunError(f"{path} was made with another configuration than {self.folder / 'config.toml'}; "
                                 "restore that file, or start a new run with --out")
         self.model = runs.float_model(self.config, self.dataset)
@@ -104,7 +110,7 @@ class Run:
                 self.recording.add(epoch, self.model)
             self._save(accuracy)
             self.progress.line(f"{title}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.2%}  "
-                               f"validation {accuracy:.2%}  {row['images_per_s']:,.0f} images/s")
+                               f"validation {self.task.metric} {accuracy:.2%}  {row['images_per_s']:,.0f} images/s")
 
     def _save(self, accuracy):
         """The best state first, then the newest, then the log: a kill in between loses nothing that was whole.
@@ -127,7 +133,7 @@ class Run:
     def _finish_float(self):
         _, self.float_accuracy = evaluate(self.model, self.dataset.test, self.dataset.normalise)
         runs.save_checkpoint(self.folder / "float.npz", self.model, stage=0, epoch=self.epoch)
-        self.progress.line(f"float network: test accuracy {self.float_accuracy:.2%}")
+        self.progress.line(f"float network: test {self.task.metric} {self.float_accuracy:.2%}")
 
     def _quantize(self):
         self.model = runs.quantized_model(self.config, self.model)
@@ -155,13 +161,17 @@ class Run:
             method.finish(self.model)
             runs.save_checkpoint(path, self.model, stage=STAGES.index(self.stage), epoch=parts["meta"]["epoch"],
                                  finished=True)
-        loss, accuracy = evaluate(self.model, self.dataset.test, self.dataset.normalise)
+        test = self.dataset.test
+        outputs = predict(self.model, test.images, self.dataset.normalise)
+        loss, accuracy = judge(outputs, test)
         rows, totals = summarise(self.model, self.dataset.image_shape)
         report = {"version": __version__, "method": self.config.method, "model": self.config.model,
                   "data": self.config.data, "data_source": self.dataset.source, "seed": self.config.seed,
                   "best_epoch": int(parts["meta"]["epoch"]), "float_accuracy": self.float_accuracy,
-                  "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best, **totals,
+                  "metric": self.task.metric, "accuracy": accuracy, "loss": loss, "validation_accuracy": self.best,
+                  **self.task.details(outputs, test, self.dataset.classes), **totals,
                   "layers": as_dicts(rows), "activations": activation_rows(self.model, self.dataset.image_shape)}
         runs.write_json(self.folder / "report.json", report)
-        plot.run_plots(self.folder, self.model, self.history)
+        plot.run_plots(self.folder, self.model, self.history, self.task)
+        self.task.plots(self.folder, outputs, test, self.dataset.classes)
         return report

@@ -9,12 +9,12 @@ from .check import BitExactError
 from .config import Config, ConfigError, Parser, add_flags, given, nearest
 from .data.sources import source_of
 from .export import export_finished
-from .models import MODELS
 from .progress import Progress
 from .quantize import recipe_for
 from .quantizers import METHODS
 from .runs import RunError, bits_of_run, read_config
 from .summary import table
+from .tasks import TASKS
 from .threads import set_threads
 from .training import Diverged
 
@@ -92,11 +92,15 @@ def resolve(arguments):
         refuse_changes(resumed, values)
         return resumed, Path(arguments.resume)
     config = Config(**values)
-    for what, name, known in (("method", config.method, [*METHODS, "float"]), ("model", config.model, MODELS),
+    for what, name, known in (("method", config.method, [*METHODS, "float"]),
+                              ("model", config.model, TASKS[config.task].models),
                               ("data set", config.data, data.names())):
         if name not in known:
             raise ConfigError(f"there is no {what} '{name}'; nearest: {nearest(name, known)}")
-    data.Augmentation(config.augment)  # raises before any work is done, like the next line
+    if source_of(config.data).task != config.task:
+        fitting = [name for name in data.names() if source_of(name).task == config.task]
+        raise ConfigError(f"data set '{config.data}' is not for --task {config.task}; that takes {', '.join(fitting)}")
+    TASKS[config.task].augmentation(config.augment)  # raises before any work is done, like the next line
     if config.method != "float":
         recipe_for(config.method, config.bits, config.act_bits, config.options)
     return config, run_folder(arguments.out, config)
@@ -133,9 +137,11 @@ def show(report, folder):
     rows = [(r["name"], "x".join(map(str, r["shape"])), r["bits"] if r["bits"] < 32 else "float",
              r["act_bits"] if r["act_bits"] < 32 else "float", r["levels"], f"{r['zeros']:.0%}", f"{r['bytes']:,}")
             for r in report["layers"]]
+    metric = report["metric"]
     lines = [table(("layer", "shape", "bits", "input bits", "levels", "zeros", "bytes"), rows), "",
-             f"float accuracy      {report['float_accuracy']:.2%}  (test)",
-             f"quantized accuracy  {report['accuracy']:.2%}  (test, epoch {report['best_epoch']} by validation)",
+             f"{'float ' + metric:<20}{report['float_accuracy']:.2%}  (test)",
+             f"{'quantized ' + metric:<19} {report['accuracy']:.2%}  "
+             f"(test, epoch {report['best_epoch']} by validation)",
              f"model size          {report['bytes'] / 1024:.1f} kB, {report['compression']:.1f}x smaller than float32 "
              f"({report['float32_bytes'] / 1024:.1f} kB)",
              f"files               {folder}/  (report.json, log.csv, best.npz, plots/)"]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .data import Augmentation, batches
-from .nn import softmax_cross_entropy, tapped
+from .data import batches
+from .nn import tapped
 from .optim import OPTIMIZERS, SCHEDULES, clip_gradients, parameter_groups, warm_up
+from .tasks import CLASSIFY, TASKS
 
 STAGES = ("float", "quantized")
 
@@ -34,20 +35,22 @@ class Stage:
         return np.random.default_rng([seed, STAGES.index(self.name), epoch])
 
 
-def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoothing=0.0, max_grad_norm=None):
+def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoothing=0.0, max_grad_norm=None,
+         task=CLASSIFY):
     """One update from one batch; return (loss without the method's penalty, number of right predictions).
 
-    images (N, H, W, C) normalised floats, labels (N,) integers; `progress` in [0, 1) is the share of all steps done.
+    images (N, H, W, C) normalised floats, labels as the task takes them: integers (N,) for a classifier;
+    `progress` in [0, 1) is the share of all steps done.
     Raises Diverged, before anything more is touched, if the loss or an updated parameter is not finite.
     """
     method = getattr(model, "method", None)
     if method is not None:
         method.step_begin(model, epoch, progress)
-    logits, cache = model.forward(images, train=True, rng=rng)
-    loss, dlogits = softmax_cross_entropy(logits, labels, smoothing)
+    outputs, cache = model.forward(images, train=True, rng=rng)
+    loss, doutputs = task.loss(outputs, labels, images.shape[1:], smoothing)
     if not np.isfinite(loss):
         raise Diverged(f"the loss became {loss}; {first_bad(model, images)}")
-    _, grads = model.backward(dlogits, cache)
+    _, grads = model.backward(doutputs, cache)
     if method is not None:
         for name, extra in method.penalty(model)[1].items():
             grads[name] = grads[name] + extra
@@ -60,7 +63,7 @@ def step(model, optimizer, images, labels, lr, rng, epoch=1, progress=0.0, smoot
             raise Diverged(f"the update made parameter '{name}' infinite or NaN")
     if method is not None:
         method.step_end(model)
-    return loss, int((logits.argmax(1) == labels).sum())
+    return loss, task.right(outputs, labels, images.shape[1:])
 
 
 def make_optimizer(model, config, stage):
@@ -75,7 +78,8 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
     Raises Diverged as soon as a loss is not finite.
     """
     rng = stage.rng(config.seed, epoch)
-    transform = Augmentation(config.augment)
+    task = TASKS[dataset.task]
+    augment = task.augmentation(config.augment)
     images, labels = dataset.train.images, dataset.train.labels
     schedule = warm_up(SCHEDULES[config.schedule], config.warm_up)
     order = [b for b in batches(len(images), config.batch_size, rng) if len(b) > 1]  # batch norm needs two images
@@ -83,10 +87,10 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
     for i, index in enumerate(order):
         progress = ((epoch - 1) * len(order) + i) / (stage.epochs * len(order))
         lr = stage.lr * schedule(progress)
-        batch = dataset.normalise(transform(images[index], rng))
+        batch, truth = augment(images[index], labels[index], rng)
         try:
-            loss, hits = step(model, optimizer, batch, labels[index], lr, rng, epoch, progress, config.smoothing,
-                              config.max_grad_norm)
+            loss, hits = step(model, optimizer, dataset.normalise(batch), truth, lr, rng, epoch, progress,
+                              config.smoothing, config.max_grad_norm, task)
         except (Diverged, ZeroDivisionError, OverflowError) as error:
             raise Diverged(f"{stage.name} epoch {epoch}, step {i + 1} of {len(order)}: {error}; "
                            f"try a smaller learning rate (this one is {lr:.3g}) or --max-grad-norm") from error
@@ -98,19 +102,23 @@ def train_epoch(model, optimizer, dataset, config, stage, epoch, watch=None):
 
 
 def evaluate(model, split, normalise, batch_size=200):
-    """Return (mean loss, accuracy) of a model in evaluation mode on a `Split`."""
-    logits = predict(model, split.images, normalise, batch_size)
-    loss, _ = softmax_cross_entropy(logits, split.labels)
-    return loss, float((logits.argmax(1) == split.labels).mean())
+    """Return (mean loss, score) of a model in evaluation mode on a `Split`; the score is accuracy or mAP."""
+    return judge(predict(model, split.images, normalise, batch_size), split)
+
+
+def judge(outputs, split):
+    """(mean loss, score) of a network's outputs on a `Split`."""
+    task, image_shape = TASKS[split.task], split.images.shape[1:]
+    return task.loss(outputs, split.labels, image_shape)[0], task.score(outputs, split.labels, image_shape)
 
 
 def predict(model, images, normalise, batch_size=200):
-    """Logits (N, classes) of uint8 images in evaluation mode. Raises ValueError for no images and for NaN logits."""
+    """Logits (N, ...) of uint8 images in evaluation mode. Raises ValueError for no images and for NaN logits."""
     if len(images) == 0:
         raise ValueError("there are no images to evaluate; the data set or this part of it is empty")
     logits = np.concatenate([model.forward(normalise(images[i:i + batch_size]))[0]
                              for i in range(0, len(images), batch_size)])
-    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    bad = np.flatnonzero(~np.isfinite(logits).reshape(len(logits), -1).all(1))
     if len(bad):
         raise ValueError(f"{len(bad)} of {len(logits)} images have NaN or infinite logits, first image {bad[0]}; "
                          f"{first_bad(model, normalise(images[bad[:1]]))}")

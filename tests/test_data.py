@@ -264,9 +264,10 @@ def test_command_prints_one_line_per_set_and_where_it_is(real_search, tmp_path):
     write_cifar_set(tmp_path / "cifar-10-batches-bin", "binary")
     result = command("--data-root", str(tmp_path), "--verify")
     assert result.returncode == 0, result.stderr
-    lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:5]}
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:1 + len(names())]}
     assert list(lines) == list(names())
     assert "verified" in lines["digits"] and "embedded" in lines["digits"]
+    assert "composed of digits: embedded" in lines["digit-scenes"] and "PASCAL VOC" in lines["voc"]
     assert "readable" in lines["cifar10"] and str(tmp_path / "cifar-10-batches-bin") in lines["cifar10"]
 
 

@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_every_file_the_documentation_names(finished):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     assert names == {"config.toml", "log.csv", "last.npz", "best.npz", "float.npz", "report.json", "film.npz",
-                     "plots/curves.png", "plots/weights.png", "plots/bits.png"}
+                     "model.mqz", "plots/curves.png", "plots/weights.png", "plots/bits.png"}
 
 
 def test_the_log_has_a_line_per_epoch(finished):

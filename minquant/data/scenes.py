@@ -1,7 +1,7 @@
 """Scenes for object detection, composed from the items of a classification set (Fashion-MNIST, digits).
 
 A scene is 96 x 96 x 3: a smooth coloured background with noise, up to four pieces of items as clutter, and one to four
-items, resized to 24 .. 60 pixels, tinted and pasted at random places. Their boxes are tight, and no two boxes share
+items, resized to 32 .. 64 pixels, tinted and pasted at random places. Their boxes are tight, and no two boxes share
 more than a quarter of the smaller one.
 
 All arithmetic is on integers (products of integers in float64 are exact), and scene i is drawn from its own
@@ -14,14 +14,15 @@ import numpy as np
 
 from .boxes import COLUMNS, BoxSplit
 
-TRAINING_SCENES, TEST_SCENES = 6000, 1000
+TRAINING_SCENES, TEST_SCENES = 12000, 1000
 SIZE, CHANNELS = 96, 3
 MOST_ITEMS, MOST_CLUTTER = 4, 4
-SIDES = np.repeat(np.arange(24, 61), 1440 // np.arange(24, 61))  # of items, in pixels; each as often as 1/side
+SIDES = np.repeat(np.arange(32, 65), 2048 // np.arange(32, 65))  # of items, in pixels; each as often as 1/side
 SHARE = 4  # two boxes overlap by at most 1/SHARE of the smaller one
 TRIES = 30  # places tried for an item before it is left out
 VISIBLE = 20  # grey value from which a pixel belongs to an item
 FIXED = 256  # one, in the fixed-point weights of a resize
+OPACITY = np.clip(8 * (np.arange(256) - 16), 0, 255).astype(np.uint16)  # of a pixel of an item, by its grey value
 
 
 def compose(items, labels, count, split):
@@ -61,18 +62,23 @@ def resize_weights(source, target):
 
 
 def resize(image, height, width):
-    """Bilinear resize of an image (h, w) of integers 0 .. 255, rounded down; exact, so equal everywhere."""
+    """Bilinear resize of an image (h, w) of integers 0 .. 255, rounded down, uint8; exact, so equal everywhere."""
     rows, columns = resize_weights(image.shape[0], height), resize_weights(image.shape[1], width)
-    return (rows @ image.astype(np.float64) @ columns.T).astype(np.int64) // (FIXED * FIXED)
+    return _rounded_down(rows @ image.astype(np.float64) @ columns.T)
+
+
+def _rounded_down(values):
+    """What two resizes left multiplied by FIXED^2, an integer below 2^31 - 1, as uint8."""
+    return (values.astype(np.int32) >> 16).astype(np.uint8)
 
 
 def background(rng):
     """A smooth field between 4 x 4 random colours, and noise of -8 .. 7 on every pixel; uint8 (SIZE, SIZE, 3)."""
     colours = rng.integers(30, 200, (CHANNELS, 4, 4))
     weights = resize_weights(4, SIZE)
-    field = (weights @ colours.astype(np.float64) @ weights.T).astype(np.int64) // (FIXED * FIXED)
+    field = _rounded_down(weights @ colours.astype(np.float64) @ weights.T)
     noise = rng.integers(0, 16, (SIZE, SIZE, CHANNELS), dtype=np.uint8)
-    return (field.transpose(1, 2, 0) + noise - 8).astype(np.uint8)
+    return field.transpose(1, 2, 0) - 8 + noise  # colours are 30 .. 199: nothing wraps around
 
 
 def clutter(image, items, rng):
@@ -88,12 +94,15 @@ def clutter(image, items, rng):
 
 def draw_tint(rng):
     """A colour that multiplies the grey of an item; 255 keeps it."""
-    return rng.integers(110, 256, CHANNELS)
+    return rng.integers(110, 256, CHANNELS, dtype=np.uint16)
 
 
 def paste(region, grey, tint):
-    """Blend a tinted item over a region of the scene in place; opaque from a grey value of 48, absent below 16."""
-    opacity = np.clip((grey - 16) * 8, 0, 255)[..., None]
+    """Blend a tinted item over a region of the scene in place: opaque from a grey value of 48, absent up to 16.
+
+    No product or sum exceeds 255^2, which uint16 holds.
+    """
+    opacity = OPACITY[grey][..., None]
     colour = grey[..., None] * tint // 255
     region[...] = (region * (255 - opacity) + colour * opacity) // 255
 
