@@ -138,6 +138,8 @@ class _Builder:
         return steps, np.concatenate([scale, more]).reshape(len(steps), columns)
 
     def add(self, sums, shortcut):
+        if self.rng.random() < 0.3:
+            return self.add_near_ties(sums, shortcut)
         channels, top = self.tensors[sums].shape[-1], int(self.one_of(1, 3, 15, 255))
         count = self.tensors[shortcut].top + 1
         wide = self.rng.integers(0, 2, channels).astype(np.uint8) * np.uint8(self.one_of(0, 1))
@@ -147,6 +149,20 @@ class _Builder:
             np.array([top * self.scale(sums) for _ in range(channels)], np.float32),
             self.rng.normal(0, top, channels).astype(np.float32), self.rng.normal(0, 3, count).astype(np.float32),
             wide, values, *self.wide_tables(wide, count, top), self.edges(top)))
+
+    def add_near_ties(self, sums, shortcut):
+        """All channels in float64, even steps, and values that lie on boundaries or next to them."""
+        channels, top, count = self.tensors[sums].shape[-1], int(self.one_of(3, 255)), self.tensors[shortcut].top + 1
+        reach = float(np.max(np.abs(self.ops[sums - 1].bounds()))) + 1
+        step = 2.0 ** np.round(np.log2(reach / top / 4)) * self.one_of(1, 1, 0.1)
+        values = np.stack([np.full(channels, step / self.one_of(2, 4, 1e3)), self.rng.integers(-3, 4, channels) * step,
+                           self.rng.choice([1.0, -1.0], channels), self.rng.choice([0, step / 2], channels)])
+        boundaries = (np.arange(top) - top // 2) * step * self.one_of(1, 1 + 2.0 ** -40, 1 + 2.0 ** -22)
+        none = np.zeros(channels, np.float32)
+        return self.emit(AddRequantize(
+            self.name("near"), (sums, shortcut), top, ("multiply", "add", "multiply", "add"), none, none,
+            np.zeros(count, np.float32), np.ones(channels, np.uint8), values,
+            np.arange(count) * step * self.one_of(0, 0.5, 1 / 3), boundaries))
 
     def wide_tables(self, wide, count, top):
         """Shortcut and boundaries of channels in float64, both empty where there are none."""

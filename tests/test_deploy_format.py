@@ -40,6 +40,7 @@ PROGRAMS = {
     "lenet5 at 3 bits": lambda: lower(stored_model("lenet5", "cpq", 3), DIGITS.image_shape, DIGITS.normalise),
     "resnet20 at 8 bits": lambda: lower(stored_model("resnet20", "minmax", 8), DIGITS.image_shape, DIGITS.normalise),
     "a codebook": lambda: lower(stored_model("lenet5", "qnet", 4), DIGITS.image_shape, DIGITS.normalise),
+    "unequal steps": lambda: lower(stored_model("resnet20", "apot", 2), DIGITS.image_shape, DIGITS.normalise),
     "every operation": lambda: every_operation(np.random.default_rng(4)),
     "a tiny one": tiny}
 

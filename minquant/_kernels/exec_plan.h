@@ -27,8 +27,10 @@ typedef struct {
     int32_t **start; /* one per group; depthwise: one for all */
     int16_t *levels; /* depthwise: taps x pitch */
     ptrdiff_t *offsets;
-    int_requantization q; /* requantize, add requantize: padded */
-    const int32_t *index; /* add requantize: column of values for each wide channel, else -1; NULL: none */
+    int_requantization q;  /* requantize, add requantize: padded */
+    const int32_t *index;  /* add requantize: column of values for each wide channel, else -1; NULL: none */
+    int wide_columns;      /* of values */
+    int_shortcut shortcut; /* add requantize: exact for other channels, within the margin for wide ones */
 } exec_made;
 
 enum { COPY = EXEC_LOGITS + 1 }; /* the kind of a step that changes border or codes for one convolution */
@@ -75,6 +77,7 @@ typedef struct {
     const uint8_t *shortcut;
     ptrdiff_t out_line, out_row, shortcut_line, shortcut_row; /* elements */
 } exec_end;
+double exec_value(const exec_op *op, double acc, int column, int columns); /* its float64 expression */
 int exec_end_is_cheap(const exec_op *op, const exec_made *made);
 void exec_end_rows(const exec_end *end, const int_sums *sums);
 

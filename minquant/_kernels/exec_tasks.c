@@ -396,7 +396,7 @@ size_t exec_step_scratch(const exec *e, const exec_step *s)
         return most;
     }
     if (exec_gives_sums(s->kind))
-        return (size_t)int_up(op->width * op->channels, INT_BLOCK) * sizeof(int32_t);
+        return (size_t)(op->width * op->channels + INT_BLOCK) * sizeof(int32_t); /* whole vectors are read */
     return 0;
 }
 

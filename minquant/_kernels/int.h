@@ -79,8 +79,18 @@ typedef struct {
     int steps, top;
 } int_requantization;
 
+/* A second operand: y + value of its code k. The value is table[k] or, without a table, k * slope. Where
+ * margins are given, a y that is nearer than margin[n] to the middle of two integers is in doubt. */
+typedef struct {
+    const float *table; /* INT_BLOCK entries at least */
+    int count;
+    float slope[INT_BLOCK]; /* the same number in every lane */
+    const float *margin;
+} int_shortcut;
+
 void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to);
-uint8_t int_code_of(const int_requantization *q, float y); /* of a channel with direction 0 */
+uint8_t int_ladder(const int_requantization *q, int channel, int32_t acc); /* direction is not 0 */
+uint8_t int_code_of(const int_requantization *q, float y);                 /* of a channel with direction 0 */
 
 /* ---- Products (gemm.c) ---- */
 typedef struct {

@@ -35,6 +35,9 @@ typedef struct {
                       const int_requantization *q, void *out, ptrdiff_t place);
     void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
     void (*add_pixel)(const uint8_t *x, int channels, int is_signed, int32_t *sums);
+    /* Codes of `columns` sums from channel `first`, the ladder aside; 1 where one of them is in doubt. */
+    int (*end)(const int_requantization *q, const int_shortcut *s, const int32_t *acc, const uint8_t *k,
+               int first, int columns, uint8_t *to);
     void (*finish)(const int_requantization *q, const int32_t *acc, int channels, void *out, ptrdiff_t place);
     /* Elements from .. end of a run whose factors repeat every `period` elements, a multiple of INT_BLOCK. */
     void (*add)(const int_addition *s, ptrdiff_t from, ptrdiff_t end, int period, const uint8_t *a,

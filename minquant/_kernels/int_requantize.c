@@ -3,7 +3,7 @@
 #include "int.h"
 #include <math.h>
 
-static uint8_t ladder(const int_requantization *q, int channel, int32_t acc)
+uint8_t int_ladder(const int_requantization *q, int channel, int32_t acc)
 {
     int row = q->rows ? q->rows[channel] : channel, code = 0;
     const int32_t *thresholds = q->thresholds + (size_t)row * (size_t)q->steps;
@@ -30,7 +30,7 @@ void int_requantize(const int_requantization *q, const int32_t *acc, int first, 
         int channel = first + j;
         float scaled = (float)acc[j] * q->multiplier[channel];
         if (q->direction && q->direction[channel])
-            to[j] = ladder(q, channel, acc[j]);
+            to[j] = int_ladder(q, channel, acc[j]);
         else
             to[j] = int_code_of(q, scaled + q->offset[channel]);
     }

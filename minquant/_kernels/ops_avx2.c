@@ -46,6 +46,30 @@ static inline void store_codes(uint8_t *to, floats y, float top)
     _mm_storel_epi64((__m128i *)(void *)to, _mm_packus_epi16(words, words));
 }
 
+static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)
+{
+    ints count = _mm256_setzero_si256();
+    for (int i = 0; i < top; i++) /* a comparison that holds is -1 */
+        count = _mm256_sub_epi32(count,
+                                 _mm256_castps_si256(_mm256_cmp_ps(y, _mm256_set1_ps(edges[i]), _CMP_GE_OQ)));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(count), _mm256_extracti128_si256(count, 1));
+    _mm_storel_epi64((__m128i *)(void *)to, _mm_packus_epi16(words, words));
+}
+
+static inline floats look_up(const float *table, int count, const uint8_t *k)
+{
+    (void)count;
+    return _mm256_i32gather_ps(table, load_codes(k), 4);
+}
+
+static inline int near_tie(floats y, const float *margin)
+{
+    floats off = _mm256_sub_ps(y, _mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    off = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), off);
+    floats limit = _mm256_sub_ps(_mm256_set1_ps(0.5f), load_floats(margin));
+    return _mm256_movemask_ps(_mm256_cmp_ps(off, limit, _CMP_GT_OQ)) != 0;
+}
+
 #include "ops_loops.h"
 const int_loops *const int_loops_avx2 = &loops;
 #else

@@ -45,6 +45,28 @@ static inline void store_codes(uint8_t *to, floats y, float top)
     _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(codes));
 }
 
+static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)
+{
+    ints count = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);
+    for (int i = 0; i < top; i++)
+        count = _mm512_mask_add_epi32(count, _mm512_cmp_ps_mask(y, _mm512_set1_ps(edges[i]), _CMP_GE_OQ),
+                                      count, one);
+    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(count));
+}
+
+static inline floats look_up(const float *table, int count, const uint8_t *k)
+{
+    if (count <= 16)
+        return _mm512_permutexvar_ps(load_codes(k), load_floats(table));
+    return _mm512_i32gather_ps(load_codes(k), table, 4);
+}
+
+static inline int near_tie(floats y, const float *margin)
+{
+    floats off = _mm512_abs_ps(_mm512_sub_ps(y, _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT)));
+    return _mm512_cmp_ps_mask(off, _mm512_sub_ps(_mm512_set1_ps(0.5f), load_floats(margin)), _CMP_GT_OQ) != 0;
+}
+
 #include "ops_loops.h"
 const int_loops *const int_loops_avx512vnni = &loops;
 #else

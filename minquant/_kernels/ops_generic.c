@@ -1,5 +1,6 @@
 /* Pooling, addition, quantization and depthwise convolution in plain C that compilers vectorise. */
 #include "int_isa.h"
+#include <math.h>
 
 #define NAME "generic"
 #define BLOCK 8
@@ -11,13 +12,13 @@ typedef struct {
 } floats;
 
 /* A function that gives `expression` of every lane i. */
-#define LANES(type, name, parameters, expression) \
-    static inline type name parameters            \
-    {                                             \
-        type result;                              \
-        for (int i = 0; i < BLOCK; i++)           \
-            result.lane[i] = expression;          \
-        return result;                            \
+#define LANES(type, name, parameters, expression)                                                            \
+    static inline type name parameters                                                                       \
+    {                                                                                                        \
+        type result;                                                                                         \
+        for (int i = 0; i < BLOCK; i++)                                                                      \
+            result.lane[i] = expression;                                                                     \
+        return result;                                                                                       \
     }
 LANES(ints, load_codes, (const uint8_t *x), x[i])
 LANES(ints, load_ints, (const int32_t *x), x[i])
@@ -44,6 +45,33 @@ static inline void store_codes(uint8_t *to, floats y, float top)
         clipped = clipped < top ? clipped : top;
         to[i] = (uint8_t)(int)((clipped + 8388608.0f) - 8388608.0f);
     }
+}
+
+static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)
+{
+    ints count = {{0}};
+    for (int j = 0; j < top; j++)
+        for (int i = 0; i < BLOCK; i++)
+            count.lane[i] += y.lane[i] >= edges[j];
+    for (int i = 0; i < BLOCK; i++)
+        to[i] = (uint8_t)count.lane[i];
+}
+
+static inline floats look_up(const float *table, int count, const uint8_t *k)
+{
+    floats found;
+    (void)count;
+    for (int i = 0; i < BLOCK; i++)
+        found.lane[i] = table[k[i]];
+    return found;
+}
+
+static inline int near_tie(floats y, const float *margin)
+{
+    int near = 0;
+    for (int i = 0; i < BLOCK; i++)
+        near |= fabsf(y.lane[i] - rintf(y.lane[i])) > 0.5f - margin[i];
+    return near;
 }
 
 #include "ops_loops.h"

@@ -10,6 +10,9 @@
  *   scale(x, m), scale_floats(y, m)      float(x) * m and y * m, m from float32
  *   plus(y, z)                           y + z, rounded by itself
  *   store_codes(to, y, top)              uint8 of clip(rint(y), 0, top), half to even, not-a-number to 0
+ *   store_reached(to, y, edges, top)     uint8 of the number of edges with y >= edge
+ *   look_up(table, count, k)             table[k] of codes k below count
+ *   near_tie(y, margin)                  whether |y - rint(y)| > 0.5 - margin in any lane
  */
 #include <string.h>
 
@@ -84,6 +87,28 @@ static void add_pixel(const uint8_t *restrict x, int channels, int is_signed, in
         sums[c] += (x[c] ^ (is_signed ? 128 : 0)) - (is_signed ? 128 : 0);
 }
 
+static int end(const int_requantization *q, const int_shortcut *s, const int32_t *acc, const uint8_t *k,
+               int first, int columns, uint8_t *to)
+{
+    int doubt = 0;
+    for (int c = 0; c < columns; c += BLOCK) {
+        int channel = first + c, n = int_min(BLOCK, columns - c);
+        uint8_t codes[BLOCK], *place = n == BLOCK ? to + c : codes;
+        floats y = plus(scale(load_ints(acc + c), q->multiplier + channel), load_floats(q->offset + channel));
+        if (s)
+            y = plus(y, s->table ? look_up(s->table, s->count, k + c) : scale(load_codes(k + c), s->slope));
+        if (q->boundaries)
+            store_reached(place, y, q->boundaries, q->top);
+        else
+            store_codes(place, y, (float)q->top);
+        if (s && s->margin)
+            doubt |= near_tie(y, s->margin + channel);
+        if (n < BLOCK)
+            memcpy(to + c, codes, (size_t)n);
+    }
+    return doubt;
+}
+
 static void finish(const int_requantization *q, const int32_t *acc, int channels, void *out, ptrdiff_t place)
 {
     for (int first = 0; first < channels; first += BLOCK)
@@ -145,6 +170,7 @@ static const int_loops loops = {.name = NAME,
                                 .depthwise = depthwise,
                                 .maximum = maximum,
                                 .add_pixel = add_pixel,
+                                .end = end,
                                 .finish = finish,
                                 .add = add,
                                 .quantize = quantize};
