@@ -78,13 +78,22 @@ def draw(folder, out, data_root=None):
 
     attempt(["curves"], lambda: [curves(read_log(folder), TASKS[read_config(folder).task])])
     attempt(["weights", "bits"], lambda: [make(newest_model(folder, missing, data_root)) for make in (weights, bits)])
-    attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
+    if not is_float(folder):
+        attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
     written = [(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
     if written:
         out.mkdir(parents=True, exist_ok=True)
     for figure, path in written:
         save(figure, path)
     return [path for _, path in written], missing
+
+
+def is_float(folder):
+    """Whether a run has no quantized stage; False where its configuration cannot be read."""
+    try:
+        return read_config(folder).method == "float"
+    except (RunError, ConfigError):
+        return False
 
 
 def read_log(folder):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minquant import film, plot, training
+from minquant import film, plot
 from minquant.recording import Recording
 from minquant.train import main as train
 
-QUICK = ["--model", "mlp", "--bits", "2", "--float-epochs", "1", "--epochs", "3", "--limit", "300", "--quiet"]
+QUICK = ["--model", "mlp", "--bits", "2", "--float-epochs", "1", "--epochs", "3", "--limit", "300", "--quiet",
+         "--no-export"]
 METHODS = "qnet", "dgms", "cpq", "gdrq"
 
 
@@ -64,28 +65,6 @@ def test_levels_that_differ_between_channels_are_not_recorded(runs):
     assert np.isnan(Recording.load(runs / "gdrq" / "film.npz").epochs[0]["levels"]).all()
 
 
-@pytest.mark.parametrize("stop_after", [2, 3])
-def test_a_resumed_run_has_the_record_of_the_uninterrupted_one(runs, tmp_path, monkeypatch, stop_after):
-    done, real = [], training.train_epoch
-
-    def interrupted(*args, **kwargs):
-        if len(done) == stop_after:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr("minquant.run.train_epoch", interrupted)
-    assert train([*QUICK, "--method", "qnet", "--out", str(tmp_path / "run")]) == 130
-    monkeypatch.undo()
-    assert train(["--resume", str(tmp_path / "run"), "--quiet"]) == 0
-    assert equal_records(runs / "qnet", tmp_path / "run")
-
-
-def equal_records(first, second):
-    with np.load(first / "film.npz") as a, np.load(second / "film.npz") as b:
-        return a.files == b.files and all(a[key].tobytes() == b[key].tobytes() for key in a.files)
-
-
 def test_a_record_that_is_ahead_of_the_checkpoint_is_cut(runs):
     path = runs / "cpq" / "film.npz"
     assert [int(entry["epoch"]) for entry in Recording.load(path, last=1).epochs] == [0, 1]
@@ -117,17 +96,13 @@ def test_only_the_layers_asked_for_are_shown(run, capsys):
     assert "no quantized layer 'fc9'; there are fc1, fc2, fc3" in capsys.readouterr().err
 
 
-def test_a_film_of_an_unfinished_run_says_so_and_ends_where_the_run_does(run, capsys):
+def test_an_unfinished_run_gives_its_film_so_far_and_what_is_missing_is_named(run, capsys):
     (run / "report.json").unlink()
-    assert film.main([str(run), "--width", "300"]) == 0
-    assert "not finished; its film ends at epoch 3" in capsys.readouterr().err
-
-
-def test_what_a_film_can_do_without_is_named_and_left_out(run, capsys):
     (run / "config.toml").write_text("method = 3 3")
     (run / "log.csv").unlink()
-    assert film.main([str(run), "--width", "300"]) == 0
+    assert film.main([str(run), "--width", "300", "--layers", "fc1"]) == 0
     message = capsys.readouterr().err
+    assert "not finished; its film ends at epoch 3" in message
     assert "no title: cannot read the configuration" in message and "no accuracy: there is no" in message
 
 
@@ -159,6 +134,13 @@ def test_plot_draws_what_a_damaged_run_still_has_and_names_the_rest(run, capsys)
     assert {path.name for path in (run / "again").iterdir()} == {"weights.png", "bits.png"}
     assert "those of last.npz" in message and "is not the log of a run" in message
     assert "weights_by_epoch, functions, bits_by_epoch: there is no" in message
+
+
+def test_a_float_run_has_no_film_and_lacks_none(tmp_path, capsys):
+    arguments = [*QUICK, "--method", "float", "--out", str(tmp_path / "run")]
+    assert train(arguments) == 0 and plot.main([str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().err == ""
+    assert [path.name for path in (tmp_path / "run" / "plots").iterdir()] == ["curves.png"]
 
 
 @pytest.mark.parametrize("verb", [plot, film])

@@ -87,7 +87,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(finished, tmp_pa
     assert train(folder) == 130
     monkeypatch.undo()
     assert main(["--resume", str(folder), "--quiet"]) == 0
-    for name in ("last.npz", "best.npz", "float.npz"):
+    for name in ("last.npz", "best.npz", "float.npz", "film.npz"):
         assert_equal_arrays(finished / name, folder / name)
     assert (folder / "log.csv").read_bytes() == (finished / "log.csv").read_bytes()
     assert (folder / "report.json").read_text() == (finished / "report.json").read_text()
