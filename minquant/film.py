@@ -19,6 +19,7 @@ from . import plot
 from .config import ConfigError, Parser
 from .recording import Recording
 from .runs import RunError, read_config, replacing
+from .tasks import CLASSIFY, TASKS
 
 STILLS = "weights_by_epoch", "functions", "bits_by_epoch"
 MOST_LAYERS, COLOURS = 5, 64
@@ -26,11 +27,12 @@ SHADES = colormaps["cividis"]
 
 
 class Film(NamedTuple):
-    """What is shown: a Recording, the run's history (rows of `runs.COLUMNS`, may be empty), a title, and notes on
-    what was missing."""
+    """What is shown: a Recording, the run's history (rows of `runs.COLUMNS`, may be empty) and task, a title, and notes
+    on what was missing."""
 
     recording: Recording
     history: list
+    task: object
     title: str
     notes: list
 
@@ -90,12 +92,13 @@ def main(argv=None):
 
 def read(folder):
     """The Film of a run folder. Raises RunError without film.npz; anything else that is missing becomes a note."""
-    folder, notes, history, title = Path(folder), [], [], ""
+    folder, notes, history, task, title = Path(folder), [], [], CLASSIFY, ""
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}")
     recording = Recording.load(folder / "film.npz")
     try:
         config = read_config(folder)
+        task = TASKS[config.task]
         title = f"{config.method} {config.bits} bits, {config.model} on {config.data}"
     except (RunError, ConfigError) as error:
         notes.append(f"no title: {error}")
@@ -105,7 +108,7 @@ def read(folder):
         notes.append(f"no accuracy: {error}")
     if not (folder / "report.json").is_file():
         notes.append(f"the run is not finished; its film ends at epoch {int(recording.epochs[-1]['epoch'])}")
-    return Film(recording, history, title, notes)
+    return Film(recording, history, task, title, notes)
 
 
 def write(film, path, layers=None, fps=4.0, width=800):
@@ -171,17 +174,10 @@ def progress(axis, film, epoch):
     if not rows:
         axis.set_axis_off()
         return
+    plot.curve(axis, rows, "accuracy", film.task)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy (%)")
-    axis.grid(alpha=0.3)
-    epochs = [row[1] for row in rows]
-    for column, colour, label in ((4, plot.BLUE, "training"), (6, plot.ORANGE, "validation")):
-        values = [100 * row[column] for row in rows]
-        axis.plot(epochs, values, color=colour, linewidth=1, label=label)
-        if 1 <= epoch <= len(rows):
-            axis.plot(epoch, values[epoch - 1], "o", color=colour, markersize=5)
-    axis.legend(fontsize=8)
+    for line in axis.lines[:2] if 1 <= epoch <= len(rows) else ():
+        axis.plot(epoch, line.get_ydata()[epoch - 1], "o", color=line.get_color(), markersize=5)
 
 
 def stills(film):

@@ -76,9 +76,10 @@ def draw(folder, out, data_root=None):
         except (RunError, ConfigError, data.DataError, ValueError, OSError) as error:
             missing.append(f"{', '.join(names)}: {error}")
 
-    attempt(["curves"], lambda: [curves(read_log(folder), TASKS[read_config(folder).task])])
+    config = known_config(folder)
+    attempt(["curves"], lambda: [curves(read_log(folder), TASKS[config.task] if config else CLASSIFY)])
     attempt(["weights", "bits"], lambda: [make(newest_model(folder, missing, data_root)) for make in (weights, bits)])
-    if not is_float(folder):
+    if config is None or config.method != "float":
         attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
     written = [(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
     if written:
@@ -88,12 +89,12 @@ def draw(folder, out, data_root=None):
     return [path for _, path in written], missing
 
 
-def is_float(folder):
-    """Whether a run has no quantized stage; False where its configuration cannot be read."""
+def known_config(folder):
+    """The configuration of a run folder, None where it cannot be read."""
     try:
-        return read_config(folder).method == "float"
+        return read_config(folder)
     except (RunError, ConfigError):
-        return False
+        return None
 
 
 def read_log(folder):
