@@ -43,6 +43,8 @@ class Film(NamedTuple):
     def layers(self, wanted=None):
         """Indices of the layers shown: those asked for, or up to MOST_LAYERS evenly spaced. Raises ValueError."""
         names = self.recording.names["layers"]
+        if not names:
+            raise ValueError("no layer of this run has quantized weights; there is nothing to show")
         if wanted:
             unknown = [name for name in wanted if name not in names]
             if unknown:

@@ -21,7 +21,7 @@ from .quantize import bits_of
 from .runs import UNREADABLE, RunError, replacing
 
 SAMPLE, LEVELS = 512, 32
-PER_LAYER = "weights", "quantized", "levels", "temperature"
+PER_LAYER = {"weights": (SAMPLE,), "quantized": (SAMPLE,), "levels": (LEVELS,), "temperature": ()}  # and the shape
 PER_EPOCH = "epoch", *PER_LAYER, "bits"
 NAMES = "layers", "quantizers"
 TEMPERATURES = "temperature", "tau"
@@ -38,7 +38,8 @@ class Recording:
         layers, found = quantized_layers(model), bits_of(model)
         self.names = {"layers": [name for name, _ in layers], "quantizers": [name for name, _ in found]}
         rows = [observe(layer) for _, layer in layers]
-        entry = {part: np.array([row[part] for row in rows], np.float32) for part in PER_LAYER}
+        entry = {part: np.array([row[part] for row in rows], np.float32).reshape(len(rows), *shape)
+                 for part, shape in PER_LAYER.items()}
         self.epochs.append({"epoch": np.array(epoch), **entry, "bits": np.array([b for _, b in found], np.uint8)})
 
     def save(self, path):
@@ -59,7 +60,7 @@ class Recording:
                 names = {kind: [str(name) for name in archive[kind]] for kind in NAMES}
                 arrays = [archive[part] for part in PER_EPOCH]
             e, layers, found = len(arrays[0]), len(names["layers"]), len(names["quantizers"])
-            shapes = (e,), *((e, layers, n) for n in (SAMPLE, SAMPLE, LEVELS)), (e, layers), (e, found)
+            shapes = (e,), *((e, layers, *shape) for shape in PER_LAYER.values()), (e, found)
             if not e or tuple(array.shape for array in arrays) != shapes:
                 raise ValueError("its arrays do not fit each other")
         except (*UNREADABLE, IndexError) as error:

@@ -136,6 +136,14 @@ def test_plot_draws_what_a_damaged_run_still_has_and_names_the_rest(run, capsys)
     assert "weights_by_epoch, functions, bits_by_epoch: there is no" in message
 
 
+def test_a_run_that_quantizes_activations_alone_has_nothing_to_film_and_says_so(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train([*QUICK, "--method", "minmax", "--override", "*=float", "--epochs", "1", "--out", str(folder)]) == 0
+    assert len(Recording.load(folder / "film.npz").epochs) == 2 and film.main([str(folder)]) == 1
+    assert "no layer of this run has quantized weights" in capsys.readouterr().err
+    assert not (folder / "film.gif").exists()
+
+
 def test_a_float_run_has_no_film_and_lacks_none(tmp_path, capsys):
     arguments = [*QUICK, "--method", "float", "--out", str(tmp_path / "run")]
     assert train(arguments) == 0 and plot.main([str(tmp_path / "run")]) == 0
