@@ -9,7 +9,7 @@ VERBS = {
     "train": "train a network and quantize it; leaves a run folder",
     "evaluate": "evaluate a run folder or an exported program again",
     "report": "where the accuracy and the bytes of a run went: one HTML page",
-    "export": "write a run as a packed integer program",
+    "export": "write a run as packed integers or ONNX, and check it",
     "bench": "measure: a training step, layer by layer",
     "kernels": "what is compiled, and what this machine offers",
     "compare": "compare methods at equal effort over bits and seeds",

@@ -1,6 +1,7 @@
 """The ONNX export: every code is the Program's in onnxruntime and in the reference evaluator, at 2, 4 and 8 bits."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -201,8 +202,35 @@ def test_without_the_extra_the_error_names_it(module, monkeypatch, tmp_path):
         checked(tiny(), tmp_path / "m.onnx", np.zeros((1, 2, 2, 1), np.uint8))
 
 
+@pytest.mark.parametrize("levels,operator", [
+    ([-2, -1, 0, 1], "DequantizeLinear"), ([-1, 0, 1, 2], "DequantizeLinear"), ([-3, -2, -1, 0], "DequantizeLinear"),
+    ([1, 2, 3, 4], "Cast"), ([-9, -8, -7, -6], "Cast"), ([-128, -127, 126, 127], "Cast"), ([5], "Cast"),
+    ([-1], "DequantizeLinear")])
+def test_levels_that_no_zero_point_reaches_are_gathered(levels, operator, tmp_path):
+    codes = np.arange(24, dtype=np.uint8).reshape(8, 3) % len(levels)
+    layer = ops.Linear("fc", (4,), 2, (8, 3), pack(codes, 2), np.array(levels, np.int8), np.arange(16, dtype=np.int16))
+    program = tiny(fc=layer)
+    checked(program, tmp_path / "m.onnx", np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), dtype=np.uint8))
+    nodes = {node.name: node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    assert nodes["fc/weight"] == operator
+
+
+def test_a_layer_may_have_any_name_but_those_of_the_input_and_the_results(tmp_path):
+    program = tiny()
+    renamed = [replace(op, name=name) for op, name in zip(program.ops, ("one", "zero", "top", "bit", "at", "logits"))]
+    checked(Program(program.image_shape, tuple(renamed)), tmp_path / "m.onnx", np.zeros((1, 2, 2, 1), np.uint8))
+    for name in ("images", "logits", "class"):
+        with pytest.raises(ValueError, match=f"an operation is called '{name}', like an input or result"):
+            to_onnx(Program(program.image_shape, (replace(program.ops[0], name=name),
+                                                  *program.ops[1:-1], replace(program.ops[-1], name="last"))))
+
+
 def test_a_grouped_convolution_beyond_float32_is_refused_by_name():
     op = ops.Convolution("conv", (1,), 1, (3, 3, 300, 2), pack(np.ones(5400, np.uint8), 1),
                          np.array([-127, 127], np.int8), np.arange(256, dtype=np.int16), 1, 1, 2)
-    with pytest.raises(ValueError, match="'conv': a grouped convolution whose sums reach 2.24"):
+    with pytest.raises(ValueError, match="'conv': the sums of one input channel, or of one group, reach 2.24"):
+        exact_slices(op)
+    op = ops.Convolution("conv", (1,), 1, (23, 23, 1, 1), pack(np.ones(529, np.uint8), 1),
+                         np.array([-127, 127], np.int8), np.arange(256, dtype=np.int16), 1, 1, 1)
+    with pytest.raises(ValueError, match="Use fewer bits, a smaller kernel"):
         exact_slices(op)

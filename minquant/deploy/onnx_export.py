@@ -28,6 +28,8 @@ processors without VNNI and which does not load at 2 bits. `sessions` sets that 
 Models with 2-bit integers need opset 25 (onnx 1.20), the others opset 21.
 """
 
+from importlib import import_module
+
 import numpy as np
 
 from .. import __version__
@@ -40,7 +42,7 @@ REFERENCE_IMAGES, BATCH = 4, 100
 def need(name):
     """The module `name` of the extra. Raises ImportError that says how to install it."""
     try:
-        return __import__(name)
+        return import_module(name)
     except ImportError as error:
         raise ImportError(f"the ONNX export needs the package {name} ({error}): "
                           'pip install "minquant[export]"') from error

@@ -24,8 +24,8 @@ def unsigned_type(top):
 
 
 def signed_type(low, high):
-    """The smallest signed type that holds low..high, or None."""
-    return next((kind for bits, kind, _ in STORAGE if -2 ** (bits - 1) <= low and high < 2 ** (bits - 1)), None)
+    """The smallest signed type that holds low..high, which are int8."""
+    return next(kind for bits, kind, _ in STORAGE if -2 ** (bits - 1) <= low and high < 2 ** (bits - 1))
 
 
 class Graph:

@@ -12,12 +12,12 @@ class Translator:
     names : of every tensor, float32: codes minus their zero, or sums (double where `wide_sums` has the index)
     zeros : what has been subtracted from the codes, so that a tensor holds the levels that its readers want; None
             where those are not consecutive or not the same: readers then look levels up in a table
-    bytes : indices of tensors whose codes take 8 bits however few there are (`stored_as_bytes`)
+    as_bytes : indices of tensors whose codes take 8 bits however few there are (`stored_as_bytes`)
     """
 
     def __init__(self, program):
         self.program, self.graph = program, Graph()
-        self.zeros, self.bytes = wanted_zeros(program), stored_as_bytes(program)
+        self.zeros, self.as_bytes = wanted_zeros(program), stored_as_bytes(program)
         self.names, self.wide_sums = ["images"], set()
         known = {ops.QuantizeInput: self.quantize_input, ops.Convolution: self.weighted, ops.Linear: self.weighted,
                  ops.SumPool: self.sum_pool, ops.Requantize: self.requantize, ops.AddRequantize: self.add_requantize,
@@ -26,6 +26,9 @@ class Translator:
         for i, op in enumerate(program.ops, start=1):
             if type(op) not in known:
                 raise ValueError(f"operation '{op.name}' is a {type(op).__name__}, which the ONNX export does not know")
+            if op.name in RESERVED and type(op) is not ops.Logits:
+                raise ValueError(f"an operation is called '{op.name}', like an input or result of the ONNX model; "
+                                 "rename the layer")
             self.graph.notes[op.name] = note(op)
             self.names.append(known[type(op)](op, i))
 
@@ -102,15 +105,14 @@ class Translator:
     def weight(self, op, codes, name):
         """Float32 levels of the weights, from integers of 2, 4 or 8 bits: by a zero point, or from a codebook."""
         g, levels = self.graph, op.levels.astype(int)
-        if consecutive(levels):
-            low, high = int(levels[0]), int(levels[-1])
-            kind = signed_type(low, high)
-            if kind is not None and BITS[kind] == BITS[unsigned_type(high - low)[0]]:
-                stored, zero = levels[codes], 0
-            else:  # such as -1..2, which fits 2 bits only with a zero point
-                (kind, _), stored, zero = unsigned_type(high - low), codes, -low
-            return g.dequantize(g.constant(f"{name}.weight", stored, kind), f"{name}/weight", kind, zero)
-        stored = g.constant(f"{name}.weight", codes, unsigned_type(len(levels) - 1)[0])
+        low, high, (unsigned, largest) = int(levels[0]), int(levels[-1]), unsigned_type(len(levels) - 1)
+        signed = signed_type(low, high)
+        if consecutive(levels) and BITS[signed] == BITS[unsigned]:
+            stored = g.constant(f"{name}.weight", levels[codes], signed)
+            return g.dequantize(stored, f"{name}/weight", signed, 0)
+        stored = g.constant(f"{name}.weight", codes, unsigned)
+        if consecutive(levels) and 0 <= -low <= largest:  # such as -1..2, which fits 2 bits only with a zero point
+            return g.dequantize(stored, f"{name}/weight", unsigned, -low)
         table = g.constant(f"{op.name}.codebook", op.levels)
         entries = g.gather(table, g.cast(stored, f"{name}/weight/index", INT32), f"{name}/weight/entries")
         return g.cast(entries, f"{name}/weight", FLOAT)
@@ -150,7 +152,7 @@ class Translator:
 
     def closed(self, op, y, i):
         """The codes of y, rounded and clipped."""
-        kind, largest = unsigned_type(255 if i in self.bytes else op.top)
+        kind, largest = unsigned_type(255 if i in self.as_bytes else op.top)
         if op.top < largest:
             y = self.graph.at_most(y, f"{op.name}/at_most_{op.top}", op.top)
         return self.codes(op.name, self.graph.quantize(y, f"{op.name}/codes", kind), kind, i)
@@ -232,6 +234,7 @@ class Translator:
         return self.graph.node("Transpose", [x], name, perm=[0, 2, 3, 1]) if len(self.shape(i)) == 3 else x
 
 
+RESERVED = ("images", "logits", "class")
 MOVES = (ops.MaxPool, ops.PadShortcut, ops.Flatten)  # codes move about but keep their meaning
 
 
@@ -287,7 +290,7 @@ def exact_slices(op):
             start, so_far = k, np.zeros_like(so_far)
         so_far = so_far + row
     slices.append((start, len(sizes)))
-    if len(slices) > 1 and getattr(op, "groups", 1) > 1:
-        raise ValueError(f"operation '{op.name}': a grouped convolution whose sums reach 2^24 cannot be exported to "
-                         "ONNX; use fewer bits or more groups")
+    if sizes.max() >= EXACT or len(slices) > 1 and getattr(op, "groups", 1) > 1:
+        raise ValueError(f"operation '{op.name}': the sums of one input channel, or of one group, reach 2^24; float32 "
+                         "does not hold them exactly. Use fewer bits, a smaller kernel or more groups")
     return slices
