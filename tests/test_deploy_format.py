@@ -12,7 +12,7 @@ from minquant.deploy.ops import OPS
 from minquant.deploy.pack import pack
 from tests import mqz_reader
 from tests.deploy_models import DIGITS, stored_model
-from tests.test_deploy_onnx import every_operation
+from tests.random_programs import random_program
 from tests.test_deploy_ops import tiny
 
 PAGE = (Path(__file__).parents[1] / "docs" / "integers.md").read_text(encoding="utf-8")
@@ -41,8 +41,8 @@ PROGRAMS = {
     "resnet20 at 8 bits": lambda: lower(stored_model("resnet20", "minmax", 8), DIGITS.image_shape, DIGITS.normalise),
     "a codebook": lambda: lower(stored_model("lenet5", "qnet", 4), DIGITS.image_shape, DIGITS.normalise),
     "unequal steps": lambda: lower(stored_model("resnet20", "apot", 2), DIGITS.image_shape, DIGITS.normalise),
-    "every operation": lambda: every_operation(np.random.default_rng(4)),
-    "a tiny one": tiny}
+    "a tiny one": tiny,
+    **{f"random {seed}": lambda seed=seed: random_program(np.random.default_rng(seed)) for seed in range(12)}}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

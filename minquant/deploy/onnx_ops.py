@@ -222,9 +222,11 @@ class Translator:
         return self.graph.node("Flatten", [x], op.name, axis=1)
 
     def logits(self, op, i):
-        """In double, each step rounded once; float32 logits of it, and the class where an image has one."""
+        """In double, each step rounded once; of the last ones float32 logits, and the class where an image has one."""
         g, name = self.graph, op.name
         value = g.expression(self.double(name, op.inputs[0]), name, op.steps, op.values, self.spread(i))
+        if i < len(self.program.ops):
+            return value
         if len(self.shape(i)) == 1:
             g.node("ArgMax", [value], "class", axis=1, keepdims=0)
         return g.cast(self.nhwc(value, i, f"{name}/nhwc"), "logits", FLOAT)
