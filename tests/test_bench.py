@@ -92,6 +92,13 @@ def test_a_short_function_is_repeated_within_its_turn(monkeypatch):
     assert len(calls) > 10
 
 
+def test_a_detector_is_measured_as_a_classifier_is(capsys):
+    assert bench.main(["train", "--model", "vgg_detector", "--batch-size", "2", "--repeats", "1", "--json"]) == 0
+    [model] = json.loads(capsys.readouterr().out)["models"]
+    assert model["input"] == [96, 96, 3] and set(model["milliseconds"]) == {"float"}
+    assert [layer["name"] for layer in model["profiles"]["float"]["layers"]][-1] == "head"
+
+
 def test_training_is_reported_per_layer_with_memory_and_ratios(capsys):
     arguments = ["train", "--model", "lenet5", "--batch-size", "8", "--repeats", "1", "--no-torch",
                  "--method", "minmax"]

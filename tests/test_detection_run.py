@@ -10,6 +10,7 @@ from minquant import compare, training
 from minquant.evaluate import main as evaluate_main
 from minquant.export import main as export_main
 from minquant.plot import main as plot_main
+from minquant.report.__main__ import main as report_main
 from minquant.train import main
 from tests.test_run import assert_equal_arrays
 
@@ -79,6 +80,16 @@ def test_the_exported_file_is_checked_and_measured(finished, capsys, monkeypatch
 def test_the_pictures_can_be_drawn_again(finished, tmp_path):
     assert plot_main([str(finished), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_report_shows_boxes_and_the_precision_of_every_class(finished, tmp_path, capsys):
+    assert report_main([str(finished), "--out", str(tmp_path / "report"), "--images", "8"]) == 0
+    told = capsys.readouterr().out
+    assert "quantized mAP@0.5" in told and "mean over IoU .5 : .95" in told and "confusion" not in told
+    details = json.loads((tmp_path / "report" / "details.json").read_text())
+    assert details["test"]["detection"] == json.loads((finished / "report.json").read_text())["detection"]
+    page = next((tmp_path / "report").glob("*.html")).read_text()
+    assert "What is found" in page and "confusion\"" not in page and "mAP@0.5" in page
 
 
 def test_compare_puts_detectors_side_by_side(tmp_path):

@@ -49,10 +49,10 @@ def fit(model, dataset, epochs, watch=None, **settings):
     return evaluate(model, dataset.test, dataset.normalise)[1]
 
 
-def float_network(dataset, epochs, name="mlp"):
-    """A float network of `minquant.models`, trained for some epochs; return (model, test accuracy)."""
+def float_network(dataset, epochs, name="mlp", **settings):
+    """A float network of `minquant.models`, trained for some epochs; return (model, test accuracy or mAP)."""
     model = models.build(name, dataset.image_shape, len(dataset.classes), np.random.default_rng(0))
-    return model, fit(model, dataset, epochs)
+    return model, fit(model, dataset, epochs, **settings)
 
 
 def quantized(model, dataset, method, bits, act_bits=4, **options):

@@ -15,10 +15,11 @@ from ..nn import ops, skip_input_gradient
 from ..quantize import calibrate, quantize
 from ..quantizers import METHODS
 from ..summary import table
+from ..tasks import CLASSIFY, TASKS
 from .probe import kept_buffers, peak_bytes, watched
 from .timing import interleaved, summary
 
-INPUTS = {"lenet5": (28, 28, 1)}  # every other network takes 32 x 32 x 3
+INPUTS = {"lenet5": (28, 28, 1), "vgg_detector": (96, 96, 3)}  # every other network takes 32 x 32 x 3
 LR = 0.01
 PROFILED_STEPS = 3
 
@@ -64,11 +65,12 @@ def measure(name, methods, arguments):
     model = models.build(name, shape, 10, rng)
     skip_input_gradient(model)
     images = rng.standard_normal((arguments.batch_size, *shape), dtype=np.float32)
-    labels = rng.integers(0, 10, arguments.batch_size)
+    task = next(task for task in TASKS.values() if name in task.models)
+    labels = targets(task, arguments.batch_size, rng)
     networks = {label: quantized(model, *how, images, rng) for label, how in methods.items()}
     networks = {"float": model, **networks}
-    torch = {} if arguments.no_torch else torch_steps(model, images, labels)
-    ours = {key: our_step(network, images, labels) for key, network in networks.items()}
+    torch = {} if arguments.no_torch or task is not CLASSIFY else torch_steps(model, images, labels)
+    ours = {key: our_step(network, images, labels, task) for key, network in networks.items()}
     times = summary(interleaved({**ours, **torch}, arguments.repeats))
     profiles = {key: profile(networks[key], step) for key, step in ours.items()}
     return {"model": name, "input": shape, "milliseconds": times, "profiles": profiles,
@@ -94,10 +96,19 @@ def quantized(model, method, bits, act_bits, images, rng):
     return copied
 
 
-def our_step(model, images, labels):
+def targets(task, count, rng):
+    """Labels of random images: a class each, or two objects each."""
+    if task is CLASSIFY:
+        return rng.integers(0, 10, count)
+    corners = rng.integers(0, 40, (count, 2, 2))
+    return np.concatenate([rng.integers(0, 10, (count, 2, 1)), corners, corners + 40, 0 * corners[..., :1]],
+                          2).astype(np.float32)
+
+
+def our_step(model, images, labels, task=CLASSIFY):
     """A function that trains one step from the middle of a training and returns the loss."""
     rng, optimizer = np.random.default_rng(1), optim.SGD(model.named_params(), momentum=0.9)
-    return lambda: training.step(model, optimizer, images, labels, LR, rng, progress=0.5)[0]
+    return lambda: training.step(model, optimizer, images, labels, LR, rng, progress=0.5, task=task)[0]
 
 
 def torch_steps(model, images, labels):

@@ -74,11 +74,11 @@ def encode(objects, shape, image_shape, dtype=np.float32):
                    np.log(size[last]).astype(dtype))
 
 
-def decode(maps, image_shape, least_score=LEAST_SCORE):
+def decode(maps, image_shape, least_score=LEAST_SCORE, same=SAME):
     """The detections of maps (N, h, w, K + 4): a list of arrays (D, 6), best score first.
 
     A row is (class, x1, y1, x2, y2, score), the box cut to the image. Of the MOST_CANDIDATES best scores, boxes that
-    overlap a better one of their class by an IoU above SAME are suppressed; at most MOST_DETECTIONS are kept.
+    overlap a better one of their class by an IoU above `same` are suppressed; at most MOST_DETECTIONS are kept.
     """
     h, w, k = maps.shape[1], maps.shape[2], maps.shape[3] - 4
     cell = np.array([image_shape[1] / w, image_shape[0] / h])
@@ -94,7 +94,7 @@ def decode(maps, image_shape, least_score=LEAST_SCORE):
         i, j, kind = np.nonzero(own >= least_score)
         order = np.argsort(-own[i, j, kind], kind="stable")[:MOST_CANDIDATES]
         i, j, kind = i[order], j[order], kind[order]
-        kept = suppress(kind, corners[i, j])[:MOST_DETECTIONS]
+        kept = suppress(kind, corners[i, j], same)[:MOST_DETECTIONS]
         i, j, kind = i[kept], j[kept], kind[kept]
         detections.append(np.column_stack([kind, corners[i, j], own[i, j, kind]]))
     return detections

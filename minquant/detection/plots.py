@@ -28,9 +28,9 @@ def scenes(detections, split, classes, columns=4):
     for axis, image, objects, found in zip(axes.flat, split.images, split.labels, detections):
         axis.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
         for row in objects[objects[:, 0] >= 0]:
-            _rectangle(axis, row[1:5], "white", linestyle="--")
+            outline(axis, row[1:5], "white", linestyle="--")
         for row in found[found[:, 5] >= SHOWN_SCORE]:
-            _rectangle(axis, row[1:5], ORANGE)
+            outline(axis, row[1:5], ORANGE)
             axis.text(row[1], row[2] - 1, f"{classes[int(row[0])]} {row[5]:.2f}", color="black", fontsize=7,
                       va="bottom", bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 0.8})
     figure.suptitle(f"test scenes: true boxes dashed, found boxes (score {SHOWN_SCORE} or more) with class and score",
@@ -38,7 +38,8 @@ def scenes(detections, split, classes, columns=4):
     return figure
 
 
-def _rectangle(axis, box, colour, **style):
+def outline(axis, box, colour, **style):
+    """Draw a box (x1, y1, x2, y2) on an axis that shows its image."""
     x1, y1, x2, y2 = box - 0.5  # the edge 0 is half a pixel before the middle of the first pixel
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.3, **style))
 

@@ -1,15 +1,15 @@
 """All measurements of a run as one dict: what details.json holds and the pages show."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from .. import __version__
-from ..data import Split
 from ..quantizers import METHODS
 from ..quantizers.base import quantizers
 from ..runs import COLUMNS
+from ..tasks import CLASSIFY, TASKS
 from ..training import STAGES
 from . import measure
 from .gather import TOTALS
@@ -28,6 +28,7 @@ def describe(found, images=None):
     """
     details = {"version": __version__, "run": found.folder.name, "checkpoint": found.checkpoint, "epoch": found.epoch,
                "configuration": asdict(found.config) if found.config else {}, "method": _method(found),
+               "metric": (TASKS[found.config.task] if found.config else CLASSIFY).metric,
                "classes": [str(c) for c in found.dataset.classes] if found.dataset else [],
                "accuracy": _accuracies(found), "layers": [], "totals": {}, "activations": [], "sensitivity": None,
                "test": None, "curves": _curves(found.history)}
@@ -86,7 +87,8 @@ def _activations(found):
 def _test(found, details):
     test = found.dataset.test
     split = _first(test, _affordable(details["totals"]["macs"], len(test)))
-    result = {**measure.predictions(found.model, split, found.dataset), "of": len(test)}
+    judged = measure.predictions if split.task == "classify" else measure.detections
+    result = {**judged(found.model, split, found.dataset), "of": len(test)}
     said = found.result.get("accuracy")
     if (said is not None and found.checkpoint == "best.npz" and len(split) == len(test)
             and abs(said - result["accuracy"]) > 0.5 / len(test)):
@@ -112,7 +114,7 @@ def _validation(found):
 
 
 def _first(split, count):
-    return Split(split.images[:count], split.labels[:count])
+    return replace(split, images=split.images[:count], labels=split.labels[:count])
 
 
 def _finite(value):

@@ -6,7 +6,8 @@ from ..nn import tapped
 from ..nn.layers import Weighted
 from ..quantizers.base import Quantizer
 from ..summary import as_dicts, summarise
-from ..training import predict
+from ..tasks import DETECT
+from ..training import judge, predict
 
 BINS = 64
 EDGE = 1e-5  # relative: a value that float32 puts just beyond the last level has not been clipped
@@ -101,6 +102,13 @@ def input_quantizers(model):
         elif isinstance(layer, Quantizer) and not name.endswith("weight_quantizer"):
             before = name
     return found
+
+
+def detections(model, split, dataset):
+    """mAP at IoU 0.5 (as "accuracy"), loss, and what `Detection.details` measures."""
+    outputs = predict(model, split.images, dataset.normalise)
+    loss, score = judge(outputs, split)
+    return {"images": len(split), "accuracy": score, "loss": loss, **DETECT.details(outputs, split, dataset.classes)}
 
 
 def predictions(model, split, dataset, worst=24):

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from ..tasks import CLASSIFY, TASKS
 from . import pictures, words
 
 STYLE = """
@@ -62,8 +63,9 @@ figure img { max-width: 100%; max-height: 36rem; height: auto; display: block }
 def html_page(details, found):
     """Return the page of `describe`'s dict; `found` gives the images and the network to draw."""
     sections = [section for section in (_cost(details), _error(details), _sensitivity(details),
-                                        _curves(found.history), _histograms(details, found), _confusion(details),
-                                        _mistakes(details, found), _configuration(details)) if section]
+                                        _curves(found), _histograms(details, found), _confusion(details),
+                                        _mistakes(details, found), _precision(details, found),
+                                        _configuration(details)) if section]
     title = f"{details['run']}: {details['method']['name'] or 'unknown method'}"
     links = "".join(f'<li><a href="#{key}">{escape(heading)}</a></li>' for key, heading, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{escape(heading)}</h2>\n{content}</section>\n'
@@ -166,8 +168,11 @@ def _sensitivity(details):
             + _table(words.SENSITIVITY, words.sensitivity_rows(details)))
 
 
-def _curves(history):
-    return ("curves", "Training", _figures(pictures.curves(history), "pair")) if history else None
+def _curves(found):
+    if not found.history:
+        return None
+    task = TASKS[found.config.task] if found.config else CLASSIFY
+    return "curves", "Training", _figures(pictures.curves(found.history, task), "pair")
 
 
 def _histograms(details, found):
@@ -184,7 +189,7 @@ def _histograms(details, found):
 
 
 def _confusion(details):
-    if not details["test"] or len(details["classes"]) > 30:
+    if not details["test"] or "confusion" not in details["test"] or len(details["classes"]) > 30:
         return None
     matrix, names = details["test"]["confusion"], details["classes"]
     rows = []
@@ -211,7 +216,7 @@ def _label(i, name):
 
 
 def _mistakes(details, found):
-    if not details["test"] or not details["test"]["mistakes"]:
+    if not details["test"] or not details["test"].get("mistakes"):
         return None
     names, images = details["classes"], found.dataset.test.images
     figures = "".join(
@@ -221,6 +226,15 @@ def _mistakes(details, found):
     note = _note("The test images with the largest loss (cross-entropy, nats) among those misjudged. Bold: what the "
                  "network says.")
     return "mistakes", "The worst mistakes", note + f'<div class="images">{figures}</div>\n'
+
+
+def _precision(details, found):
+    if not details["test"] or "detection" not in details["test"]:
+        return None
+    note = _note(f"Average precision of every class on {words.test_images(details['test'])} test images: all points, a "
+                 "box counts as right from an intersection over union of 0.5 on.")
+    return ("precision", "What is found", note + _figures(pictures.found_boxes(found, details["test"]["images"]))
+            + _table(words.PRECISION, words.precision_rows(details)))
 
 
 def _configuration(details):

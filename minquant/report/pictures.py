@@ -2,13 +2,16 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.image import imsave
 
 from .. import plot
+from ..detection import boxes, plots
 from ..plot import BLUE, DPI, GREY, ORANGE, RED, subplots
 from ..quantize import bits_of
+from ..training import predict
 
 
 def data_uri(figure):
@@ -30,14 +33,27 @@ def _uri(file):
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def curves(history):
-    """[(caption, data URI)]: loss, and accuracy, over the epochs."""
+def curves(history, task):
+    """[(caption, data URI)]: loss, and accuracy or mAP, over the epochs."""
     figures = []
     for what in ("loss", "accuracy"):
         figure, axis = subplots(size=(5, 3.2))
-        plot.curve(axis, history, what)
-        figures.append((f"{what} of training and validation over the epochs", data_uri(figure)))
+        plot.curve(axis, history, what, task)
+        name = what if what == "loss" else task.metric
+        figures.append((f"{name} of training and validation over the epochs", data_uri(figure)))
     return figures
+
+
+def found_boxes(found, count):
+    """[(caption, data URI)]: test images with true and found boxes, and precision over recall on `count` of them."""
+    test = found.dataset.test
+    split = replace(test, images=test.images[:count], labels=test.labels[:count])
+    outputs = predict(found.model, split.images, found.dataset.normalise)
+    detections = boxes.decode(outputs, split.images.shape[1:])
+    return [("Test images: true boxes dashed, found ones with class and score.",
+             data_uri(plots.scenes(detections, split, found.dataset.classes))),
+            ("Precision over recall at IoU 0.5, class by class.",
+             data_uri(plots.precision_recall(detections, split.labels, found.dataset.classes)))]
 
 
 def bits(model):

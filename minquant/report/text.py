@@ -25,11 +25,14 @@ def text_page(details):
         parts.append(f"sensitivity ({found['images']} validation images): all quantized "
                      f"{words.percent(found['all_quantized'])}, all float {words.percent(found['all_float'])}\n\n"
                      + table(words.SENSITIVITY, words.sensitivity_rows(details)))
-    if details["test"]:
+    if details["test"] and "confusion" in details["test"]:
         confused = words.confused_rows(details)
         if confused:
             parts.append(f"most frequent confusions ({words.test_images(details['test'])} test images)\n\n"
                          + table(("label", "taken for", "images"), confused))
+    if details["test"] and "detection" in details["test"]:
+        parts.append(f"average precision ({words.test_images(details['test'])} test images)\n\n"
+                     + table(words.PRECISION, words.precision_rows(details)))
     if configuration:
         width = max(map(len, configuration))
         parts.append("configuration\n\n" + "\n".join(f"{key.ljust(width)}  {value}"

@@ -39,13 +39,13 @@ def bits(value):
 def headline(details):
     """[(what, value, remark)]: the result in a few lines."""
     accuracy, test = details["accuracy"], details["test"]
-    lines = []
+    lines, metric = [], details["metric"]
     if accuracy["float_accuracy"] is not None:
-        lines.append(("float accuracy", percent(accuracy["float_accuracy"]), "test set, before quantization"))
-    name = "accuracy" if details["method"]["name"] == "float" else "quantized accuracy"
+        lines.append((f"float {metric}", percent(accuracy["float_accuracy"]), "test set, before quantization"))
+    name = metric if details["method"]["name"] == "float" else f"quantized {metric}"
     whole = accuracy["accuracy"] is not None and details["checkpoint"] in ("", "best.npz")
     if test and (test["images"] == test["of"] or not whole):
-        name = "accuracy" if details["checkpoint"] == "float.npz" else name
+        name = metric if details["checkpoint"] == "float.npz" else name
         lines.append((name, percent(test["accuracy"]), f"{test_images(test)} test images, {details['checkpoint']}, "
                                                        f"epoch {details['epoch']}"))
     elif whole:
@@ -129,3 +129,13 @@ def confused_rows(details, most=10):
              if i != j and matrix[i][j]]
     return [(label, other, -number) for number, label, other in sorted(pairs)[:most]]
 
+
+PRECISION = ("class", "AP at IoU 0.5")
+
+
+def precision_rows(details):
+    """[(class or mean, average precision)] of a detector; the means are all-point, 11-point, and over IoU .5 : .95."""
+    found = details["test"]["detection"]
+    means = (("mean", "map50"), ("mean, 11 points", "map50_11"), ("mean over IoU .5 : .95", "map"))
+    return ([(name, "no objects" if ap is None else percent(ap)) for name, ap in found["ap50"].items()]
+            + [(name, percent(found[key])) for name, key in means])
