@@ -37,9 +37,9 @@ def test_the_main_job_runs_as_written_and_prints_what_the_readme_says(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "\n## What it prints\n" in TEXT
     expected = TEXT.split("\n## What it prints\n")[1].split("```")[1].splitlines()[1:]
-    closing = r"(float accuracy|quantized accuracy|model size|files|integer program|checked) "
+    closing = r"(float accuracy|quantized accuracy|model size|activations|files|integer program|checked) "
     labels = [line.split("  ")[0] for line in expected if re.match(closing, line)]
-    assert len(labels) == 6
+    assert len(labels) == 7
     for label in labels:
         assert label in done.stdout
     accuracy = float(re.search(r"quantized accuracy +([\d.]+)%", done.stdout).group(1))
