@@ -42,7 +42,8 @@ Sources and deviations. Paper body and official code were available, the paper's
 - Capped for storage, by projection: k <= 2^(max_bits - 1) - 1 signed, 2^max_bits - 1 unsigned, by raising d
   (lowering q_max, the other way, lets a falling d drag the range down); seven powers of two signed, eight
   unsigned (int8 and uint8 levels), so that 4-bit weights have 14 levels. The paper has no cap.
-- lam is relative: lam max(0, S/S0 - 1)^2 (derived; lambda of eq. 10 is lam/S0^2: 0.1 is lam = 490).
+- lam is relative: lam max(0, S/S0 - 1)^2 (derived; lambda of eq. 10 is lam/S0^2: 0.1 is lam = 490), and grows
+  by `ramp` over the training, so that short ones meet their budget; `ramp=1`: constant, as in the paper.
 - init_step="mse" tries powers of two for d and keeps the least squared error; "paper" takes floor (above 4
   bits: ceil) of log2(max|W|/L) for weights and d = 1/8 for activations, which at 2 bits clips them at 0.375.
 - Under Adam b, and all parameters of activations, move at ten times the weights' rate (paper: SGD, one).
@@ -191,6 +192,7 @@ class DQ(Method):
         "budget_a_kb": Option(0.0, float, "budget of the activations of one image in KB (0: none)"),
         "constraint": Option("max", ("sum", "max"), "budget_a_kb bounds the sum (8b) or the largest (8c)"),
         "lam": Option(1.0, float, "weight of the penalty lam max(0, size/budget - 1)^2"),
+        "ramp": Option(1000.0, float, "the weight grows by this factor over the training; 1: constant (paper)"),
         "clip": Option(True, bool, "clip gradients of d and q_max to +-d while a budget is given"),
         "hold": Option(0.3, float, "share of the steps, at the end, with bits held (once the budget is met)"),
         "max_bits": Option(8, int, "no tensor learns more bits than this"),
@@ -203,10 +205,13 @@ class DQ(Method):
         for name in ("budget_w_kb", "budget_a_kb", "lam"):
             if not 0 <= s[name] < math.inf:
                 raise ValueError(f"option {name}={s[name]} must be finite and at least 0")
+        if not 1 <= s["ramp"] < math.inf:
+            raise ValueError(f"option ramp={s['ramp']} must be finite and at least 1; it is a factor of growth")
         if not 0 <= s["hold"] <= 1:
             raise ValueError(f"option hold={s['hold']} is not in 0..1; it is a share of the steps")
         if not 2 <= s["max_bits"] <= 8:
             raise ValueError(f"option max_bits={s['max_bits']} is not in 2..8 (codes are stored in uint8)")
+        self.pressure = 1.0  # of `lam`, set by every step
         learns = s["learn_bits"] or s["budget_w_kb"] or s["budget_a_kb"]
         if learns and s["parametrization"] in STATIC:
             raise ValueError(f"option parametrization={s['parametrization']} learns nothing and meets no "
@@ -246,10 +251,11 @@ class DQ(Method):
                                  f"tensor at its fewest bits ({now:.4g} KB at the start); choose more")
 
     def penalty(self, model):
-        """sum_j lambda_j max(0, g_j)^2 with lambda_j = lam / budget_j^2 (eq. 10)."""
+        """sum_j lambda_j max(0, g_j)^2 with lambda_j = lam ramp^progress / budget_j^2 (eq. 10)."""
         total, grads = 0.0, {}
+        lam = self.settings["lam"] * self.pressure
         for _, rows, budget, how in self.constraints(model):
-            value, own = dq_budget.penalty(rows, budget, self.settings["lam"] / budget ** 2, how)
+            value, own = dq_budget.penalty(rows, budget, lam / budget ** 2, how)
             total += value
             grads.update(own)
         return total, grads
@@ -259,6 +265,8 @@ class DQ(Method):
         return all(dq_budget.total(rows, how) <= budget for _, rows, budget, how in self.constraints(model))
 
     def step_begin(self, model, epoch, progress):
+        # Deviation: the hinge has no slope at the budget, and a constant lambda stalls just above it
+        self.pressure = self.settings["ramp"] ** progress
         if progress >= 1 - self.settings["hold"]:
             learning = [q for _, q in quantizers(model) if getattr(q, "learning", False)]
             if learning and self.feasible(model):

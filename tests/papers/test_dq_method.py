@@ -48,7 +48,7 @@ def train(method, model, x, steps, lr=2e-3):
 
 @pytest.mark.parametrize("settings,word", [
     ({"budget_w_kb": -1}, "budget_w_kb"), ({"budget_a_kb": float("nan")}, "budget_a_kb"), ({"lam": -0.1}, "lam"),
-    ({"hold": 1.5}, "hold"), ({"max_bits": 9}, "max_bits"), ({"max_bits": 1}, "max_bits"),
+    ({"hold": 1.5}, "hold"), ({"ramp": 0.5}, "ramp"), ({"max_bits": 9}, "max_bits"), ({"max_bits": 1}, "max_bits"),
     ({"parametrization": "u4"}, "parametrization"), ({"constraint": "mean"}, "constraint"),
     ({"parametrization": "fixed", "budget_w_kb": 3}, "learns nothing"),
     ({"parametrization": "fixedp", "learn_bits": True}, "learns nothing"), ({"budget": 3}, "budget_w_kb")])
@@ -143,6 +143,17 @@ def test_training_meets_the_budget_and_holds_the_bits(parametrization, settings)
     found = dict(quantizers(model))
     for row in weights + activations:
         assert row.bits == found[row.name].bits and row.kilobytes == row.elements * row.bits / 8192
+
+
+def test_the_weight_of_the_penalty_grows_by_ramp_over_the_training_and_stays_for_ramp_one():
+    for ramp in (1.0, 1000.0):
+        method = DQ(budget_w_kb=0.05, ramp=ramp)
+        model, _ = small_model(method)
+        values = []
+        for progress in (0.0, 0.5, 1.0):
+            method.step_begin(model, 1, progress)
+            values.append(method.penalty(model)[0])
+        np.testing.assert_allclose(values, values[0] * ramp ** np.array([0, 0.5, 1]))
 
 
 def test_penalty_and_gradient_are_zero_at_the_target_and_below_and_for_layers_at_the_floor():
