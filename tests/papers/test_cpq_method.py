@@ -72,7 +72,7 @@ def test_defaults_are_imax_weights_with_masks_and_full_activations():
 def test_learning_bits_nests_the_gates_keeps_two_bits_and_moves_the_masks_faster():
     quantizer = CPQ(learn_bits=True).weight_quantizer(8, (3, 3))
     assert quantizer.nested and quantizer.min_bits == 2 and len(quantizer.params["omega"]) == 6
-    assert quantizer.lr_scale["omega"] == 50 and "omega" not in CPQ().weight_quantizer(8, (3, 3)).lr_scale
+    assert quantizer.lr_scale["omega"] == 150 and "omega" not in CPQ().weight_quantizer(8, (3, 3)).lr_scale
 
 
 def test_the_least_squares_start_beats_the_range_start_at_two_bits():
