@@ -14,10 +14,15 @@ def random_program(rng, operations=8):
     return _Builder(rng).build(operations)
 
 
+def near_ties(rng):
+    """A Program on 16 x 16 x 1 images whose only addition has float64 values on boundaries and next to them."""
+    return _Builder(rng, (16, 16, 1)).near_ties()
+
+
 class _Builder:
-    def __init__(self, rng):
+    def __init__(self, rng, image=None):
         self.rng, self.ops = rng, []
-        self.tensors = [Tensor("image", tuple(int(n) for n in rng.integers(1, (9, 9, 4))))]
+        self.tensors = [Tensor("image", image or tuple(int(n) for n in rng.integers(1, (9, 9, 4))))]
 
     def build(self, operations):
         table = self.rng.integers(0, self.one_of(2, 4, 16, 256), (self.tensors[0].shape[2], 256), dtype=np.uint8)
@@ -26,6 +31,16 @@ class _Builder:
                  self.flat)
         while len(self.ops) < operations:
             self.one_of(*kinds)(int(self.rng.choice(self.of_kind("codes"))))
+        return self.finished()
+
+    def near_ties(self):
+        codes = self.emit(QuantizeInput("input", (0,), np.arange(256, dtype=np.uint8)[None]))
+        fields = self.weights(codes, (1, 1, 1, 20)) | {"input_levels": np.arange(256, dtype=np.int16)}
+        sums = self.emit(Convolution("conv", **fields, stride=1, padding=0, groups=1))
+        self.add_near_ties(sums, self.emit(PadShortcut("short", (codes,), 20, 1, 0)))
+        return self.finished()
+
+    def finished(self):
         last = self.emit(Flatten(self.name("flatten"), (int(self.of_kind("codes")[-1]),)))
         self.logits(self.linear(last, 3))
         return Program(self.tensors[0].shape, tuple(self.ops))

@@ -12,7 +12,7 @@ from minquant import check, kernels
 from minquant.deploy import lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import random_program
+from tests.random_programs import near_ties, random_program
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -46,6 +46,14 @@ def test_any_program_gives_the_oracles_integers_on_every_instruction_set(seed, i
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINQUANT_ISA", isa)
         assert_equal_traces(program, pixels, threads)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_sums_on_and_beside_a_boundary_are_settled_in_float64(isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    for seed in range(20):
+        assert_equal_traces(near_ties(np.random.default_rng(seed)), pixels)
 
 
 @pytest.mark.parametrize("isa", ISAS)
