@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#define END_ROWS 32 /* bits of a doubt */
+
 /* value(acc) of column `column` of `columns`, every step rounded to float64. */
 double exec_value(const exec_op *op, double acc, int column, int columns)
 {
@@ -61,22 +63,24 @@ static void settle_row(const exec_end *end, const int32_t *acc, int first, int c
     }
 }
 
-static void add_row(const exec_end *end, const int32_t *acc, int first, int columns, const uint8_t *k,
-                    uint8_t *to)
+static void add_rows(const exec_end *end, const int_ending *e)
 {
     const exec_made *m = end->made;
-    int doubt = (*end->isa->loops)->end(&m->q, &m->shortcut, acc, k, first, columns, to);
-    if (m->index && doubt)
-        settle_row(end, acc, first, columns, k, to);
+    uint32_t doubt = (*end->isa->loops)->end(&m->q, &m->shortcut, e);
+    for (int r = 0; m->index && doubt >> r; r++)
+        if (doubt >> r & 1)
+            settle_row(end, e->acc + r * e->acc_row, e->first, e->columns, e->k + r * e->k_row,
+                       e->to + r * e->to_row);
 }
 
-static void requantize_row(const exec_end *end, const int32_t *acc, int first, int columns, uint8_t *to)
+static void requantize_rows(const exec_end *end, const int_ending *e)
 {
     const int_requantization *q = &end->made->q;
-    (*end->isa->loops)->end(q, NULL, acc, NULL, first, columns, to);
-    for (int j = 0; q->direction && j < columns; j++)
-        if (q->direction[first + j])
-            to[j] = int_ladder(q, first + j, acc[j]);
+    (*end->isa->loops)->end(q, NULL, e);
+    for (int j = 0; q->direction && j < e->columns; j++)
+        if (q->direction[e->first + j])
+            for (int r = 0; r < e->rows; r++)
+                e->to[r * e->to_row + j] = int_ladder(q, e->first + j, e->acc[r * e->acc_row + j]);
 }
 
 int exec_end_is_cheap(const exec_op *op, const exec_made *made)
@@ -84,22 +88,39 @@ int exec_end_is_cheap(const exec_op *op, const exec_made *made)
     return op->kind == EXEC_REQUANTIZE && int_is_cheap(&made->q);
 }
 
+/* Logits, or sums as they are, of one row. */
+static void store_row(const exec_end *end, const int32_t *acc, int first, int columns, ptrdiff_t place)
+{
+    if (end->op)
+        for (int j = 0; j < columns; j++)
+            ((double *)end->out)[place + j] = exec_value(end->op, acc[j], first + j, end->op->channels);
+    else
+        memcpy((int32_t *)end->out + place, acc, (size_t)columns * sizeof *acc);
+}
+
 void exec_end_rows(const exec_end *end, const int_sums *s)
 {
-    int kind = end->op ? (int)end->op->kind : -1;
-    for (int r = 0; r < s->rows; r++) {
+    int codes = end->op && end->op->kind != EXEC_LOGITS;
+    for (int r = 0; r < s->rows; r += codes ? END_ROWS : 1) {
         const int32_t *acc = s->acc + (ptrdiff_t)r * s->pitch;
         ptrdiff_t place = s->run * end->out_line + (s->row + r) * end->out_row + s->first;
+        if (!codes) {
+            store_row(end, acc, s->first, s->columns, place);
+            continue;
+        }
         ptrdiff_t beside = s->run * end->shortcut_line + (s->row + r) * end->shortcut_row + s->first;
-        if (kind == EXEC_LOGITS)
-            for (int j = 0; j < s->columns; j++)
-                ((double *)end->out)[place + j] =
-                    exec_value(end->op, acc[j], s->first + j, end->op->channels);
-        else if (kind == EXEC_ADD_REQUANTIZE)
-            add_row(end, acc, s->first, s->columns, end->shortcut + beside, (uint8_t *)end->out + place);
-        else if (kind == EXEC_REQUANTIZE)
-            requantize_row(end, acc, s->first, s->columns, (uint8_t *)end->out + place);
+        int_ending e = {.acc = acc,
+                        .k = end->shortcut ? end->shortcut + beside : NULL,
+                        .to = (uint8_t *)end->out + place,
+                        .acc_row = s->pitch,
+                        .k_row = end->shortcut_row,
+                        .to_row = end->out_row,
+                        .rows = int_min(END_ROWS, s->rows - r),
+                        .first = s->first,
+                        .columns = s->columns};
+        if (end->op->kind == EXEC_ADD_REQUANTIZE)
+            add_rows(end, &e);
         else
-            memcpy((int32_t *)end->out + place, acc, (size_t)s->columns * sizeof *acc);
+            requantize_rows(end, &e);
     }
 }

@@ -217,20 +217,26 @@ static void sum_pool_line(const exec_batch *b, const exec_step *s, int image, in
     }
 }
 
-static void max_pool_line(const exec_batch *b, const exec_step *s, int image, int y)
+/* The largest of the window's lines, then of as many pixels side by side, then every stride-th pixel of it.
+ */
+static void max_pool_line(const exec_batch *b, const exec_step *s, int image, int y, uint8_t *largest)
 {
     const exec_op *op = b->e->net->ops + s->op;
     const exec_tensor *x = b->e->tensors + s->input, *t = b->e->tensors + s->output;
+    const int_loops *loops = *b->e->isa->loops;
     uint8_t *to = exec_at(b, s->output, image) + y * t->line;
     const uint8_t *line = exec_at(b, s->input, image) + y * op->stride * x->line;
-    for (int col = 0; col < op->width; col++, to += t->channels) {
-        const uint8_t *pixel = line + (ptrdiff_t)col * op->stride * x->channels;
-        memcpy(to, pixel, (size_t)x->channels);
-        for (int tap = 1; tap < op->kernel_h * op->kernel_w; tap++)
-            (*b->e->isa->loops)
-                ->maximum(pixel + tap / op->kernel_w * x->line + tap % op->kernel_w * x->channels,
-                          x->channels, 0, to);
-    }
+    int channels = x->channels, places = ((op->width - 1) * op->stride + 1) * channels;
+    uint8_t *windows = largest + (ptrdiff_t)x->width * channels;
+    memcpy(largest, line, (size_t)(places + (op->kernel_w - 1) * channels));
+    for (int i = 1; i < op->kernel_h; i++)
+        loops->maximum(line + i * x->line, places + (op->kernel_w - 1) * channels, 0, largest);
+    memcpy(windows, largest, (size_t)places);
+    for (int i = 1; i < op->kernel_w; i++)
+        loops->maximum(largest + (ptrdiff_t)i * channels, places, 0, windows);
+    for (int col = 0; col < op->width; col++, to += channels, windows += op->stride * channels)
+        for (int c = 0; c < channels; c++)
+            to[c] = windows[c];
 }
 
 static void quantize_line(const exec_batch *b, const exec_step *s, int image, int y)
@@ -295,7 +301,7 @@ static void run_line(const exec_batch *b, const exec_step *s, int image, int y, 
         sum_pool_line(b, s, image, y, scratch);
         break;
     case EXEC_MAX_POOL:
-        max_pool_line(b, s, image, y);
+        max_pool_line(b, s, image, y, scratch);
         break;
     case EXEC_QUANTIZE_INPUT:
         quantize_line(b, s, image, y);
@@ -394,6 +400,10 @@ size_t exec_step_scratch(const exec *e, const exec_step *s)
         int_product p = {.w = e->made[s->op].weights[0], .rows = INT32_MAX, .ending = end_product};
         most = int_product_scratch(&p);
         return most;
+    }
+    if (s->kind == EXEC_MAX_POOL) {
+        const exec_tensor *x = e->tensors + s->input;
+        return 2 * (size_t)(x->width * x->channels);
     }
     if (exec_gives_sums(s->kind))
         return (size_t)(op->width * op->channels + INT_BLOCK) * sizeof(int32_t); /* whole vectors are read */

@@ -28,6 +28,16 @@ typedef struct {
     int count, channels, pitch; /* pitch: channels up to a whole number of vectors */
 } int_taps;
 
+/* Up to 32 rows of sums of the channels first .. first + columns, on their way to codes, with the codes k of
+ * a second operand or NULL. Whole vectors of acc and k are read. */
+typedef struct {
+    const int32_t *acc;
+    const uint8_t *k;
+    uint8_t *to;
+    ptrdiff_t acc_row, k_row, to_row;
+    int rows, first, columns;
+} int_ending;
+
 /* The operations that are loops over channels (ops_loops.h); `place`: elements of out before the pixel. */
 typedef struct {
     const char *name; /* of the instruction set */
@@ -35,9 +45,8 @@ typedef struct {
                       const int_requantization *q, void *out, ptrdiff_t place);
     void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
     void (*add_pixel)(const uint8_t *x, int channels, int is_signed, int32_t *sums);
-    /* Codes of `columns` sums from channel `first`, the ladder aside; 1 where one of them is in doubt. */
-    int (*end)(const int_requantization *q, const int_shortcut *s, const int32_t *acc, const uint8_t *k,
-               int first, int columns, uint8_t *to);
+    /* Codes of sums, the ladder aside; bit r is 1 where a code of row r is in doubt. */
+    uint32_t (*end)(const int_requantization *q, const int_shortcut *s, const int_ending *rows);
     void (*finish)(const int_requantization *q, const int32_t *acc, int channels, void *out, ptrdiff_t place);
     /* Elements from .. end of a run whose factors repeat every `period` elements, a multiple of INT_BLOCK. */
     void (*add)(const int_addition *s, ptrdiff_t from, ptrdiff_t end, int period, const uint8_t *a,

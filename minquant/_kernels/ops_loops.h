@@ -87,25 +87,35 @@ static void add_pixel(const uint8_t *restrict x, int channels, int is_signed, in
         sums[c] += (x[c] ^ (is_signed ? 128 : 0)) - (is_signed ? 128 : 0);
 }
 
-static int end(const int_requantization *q, const int_shortcut *s, const int32_t *acc, const uint8_t *k,
-               int first, int columns, uint8_t *to)
+/* One block of channels of all rows. */
+static inline uint32_t end_block(const int_requantization *q, const int_shortcut *s, const int_ending *e,
+                                 int c, int n)
 {
-    int doubt = 0;
-    for (int c = 0; c < columns; c += BLOCK) {
-        int channel = first + c, n = int_min(BLOCK, columns - c);
-        uint8_t codes[BLOCK], *place = n == BLOCK ? to + c : codes;
-        floats y = plus(scale(load_ints(acc + c), q->multiplier + channel), load_floats(q->offset + channel));
+    uint32_t doubt = 0;
+    const float *multiplier = q->multiplier + e->first + c, *offset = q->offset + e->first + c;
+    for (int r = 0; r < e->rows; r++) {
+        uint8_t codes[BLOCK], *to = e->to + r * e->to_row + c, *place = n == BLOCK ? to : codes;
+        const uint8_t *k = e->k + r * e->k_row + c;
+        floats y = plus(scale(load_ints(e->acc + r * e->acc_row + c), multiplier), load_floats(offset));
         if (s)
-            y = plus(y, s->table ? look_up(s->table, s->count, k + c) : scale(load_codes(k + c), s->slope));
+            y = plus(y, s->table ? look_up(s->table, s->count, k) : scale(load_codes(k), s->slope));
         if (q->boundaries)
             store_reached(place, y, q->boundaries, q->top);
         else
             store_codes(place, y, (float)q->top);
-        if (s && s->margin)
-            doubt |= near_tie(y, s->margin + channel);
+        if (s && s->margin && near_tie(y, s->margin + e->first + c))
+            doubt |= (uint32_t)1 << r;
         if (n < BLOCK)
-            memcpy(to + c, codes, (size_t)n);
+            memcpy(to, codes, (size_t)n);
     }
+    return doubt;
+}
+
+static uint32_t end(const int_requantization *q, const int_shortcut *s, const int_ending *e)
+{
+    uint32_t doubt = 0;
+    for (int c = 0; c < e->columns; c += BLOCK)
+        doubt |= end_block(q, s, e, c, int_min(BLOCK, e->columns - c));
     return doubt;
 }
 

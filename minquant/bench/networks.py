@@ -1,0 +1,117 @@
+"""python -m minquant.bench networks: whole networks through one `Program.run` call, beside the engines people ship.
+
+The networks are fresh ones, quantized by min-max and calibrated on noise: for time, only shapes and bits matter. Ours
+takes uint8 pixels and gives float64 logits; the others take normalised float32 NCHW. onnxruntime and OpenVINO take part
+where they are installed, in float32 and in int8.
+"""
+
+import json
+import platform
+
+import numpy as np
+
+from .. import kernels, models
+from ..deploy import lower
+from ..quantize import calibrate, quantize
+from ..summary import table
+from .timing import interleaved, summary
+
+SHAPES = {"lenet5": (28, 28, 1)}  # the others: 32 x 32 x 3
+DEFAULT = "lenet5,resnet20,vgg_small,mobilenet_tiny"
+
+
+def add_arguments(parser):
+    """The flags of `bench networks`."""
+    parser.add_argument("--networks", default=DEFAULT, metavar="A,B", help="(default: %(default)s)")
+    parser.add_argument("--bits", default="8,4,2", metavar="A,B", help="of weights and activations (default: 8,4,2)")
+    parser.add_argument("--batches", default="1,64", metavar="A,B", help="images per call (default: 1,64)")
+    parser.add_argument("--num-threads", default="1,2", metavar="A,B",
+                        help="threads of every contestant (default: 1,2); --threads N is the same for one number")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of 0.1 s (default: 5)")
+    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime and OpenVINO out")
+
+
+def run(arguments):
+    """Measure and print; return the exit status."""
+    threads = [arguments.threads] if arguments.threads else numbers("--num-threads", arguments.num_threads)
+    unknown = [name for name in arguments.networks.split(",") if name not in models.MODELS]
+    if unknown:
+        raise ValueError(f"--networks {','.join(unknown)}: known are {', '.join(models.MODELS)}")
+    rows = []
+    for network in arguments.networks.split(","):
+        case = Case(network, numbers("--bits", arguments.bits), arguments.no_peers)
+        for batch in numbers("--batches", arguments.batches):
+            for count in threads:
+                times = summary(interleaved(case.contestants(batch, count), arguments.repeats))
+                rows += compared(network, batch, count, times)
+    facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
+             "isa": kernels.isa(), "rows": rows}
+    print(json.dumps(facts, indent=1) if arguments.json else show(facts))
+    return 0
+
+
+def numbers(flag, text):
+    """The positive integers of A,B."""
+    parts = text.split(",")
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"{flag} {text}: give positive integers with commas between them")
+    return [int(part) for part in parts]
+
+
+class Case:
+    """One network at several bits, and its float32 and int8 graphs for the peers."""
+
+    def __init__(self, network, widths, without_peers):
+        rng = np.random.default_rng(0)
+        self.shape = SHAPES.get(network, (32, 32, 3))
+        self.images = rng.integers(0, 256, (64, *self.shape)).astype(np.uint8)
+        self.programs = {f"minquant {bits}-bit": self.program(network, bits) for bits in widths}
+        self.peers = None
+        if not without_peers:
+            try:
+                from . import peer_networks
+            except ImportError:
+                return
+            self.peers, self.model = peer_networks, models.build(network, self.shape, 10, np.random.default_rng(0))
+
+    def program(self, network, bits):
+        rng = np.random.default_rng(0)
+        model = quantize(models.build(network, self.shape, 10, rng), "minmax", bits, bits, rng=rng)
+        calibrate(model, normalise(self.images), rng)
+        model.method.finish(model)
+        return lower(model, self.shape, normalise)
+
+    def contestants(self, batch, threads):
+        """{name: function} of one call each."""
+        images = np.resize(self.images, (batch, *self.shape))
+        calls = {name: lambda p=program: p.run(images, threads) for name, program in self.programs.items()}
+        if self.peers is None:
+            return calls
+        x = np.ascontiguousarray(normalise(images).transpose(0, 3, 1, 2))
+        graph = self.peers.graph(self.model, self.shape, batch)
+        return {**calls, **self.peers.contestants(graph, self.peers.int8(graph, x), x, threads)}
+
+
+def normalise(images):
+    """Pixels to [-1, 1], float32."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def compared(network, batch, threads, times):
+    """A row per contestant: median, images per second, and how often the best int8 and float32 peer are slower."""
+    best = {width: min((t["median"] for name, t in times.items() if name.endswith(width)), default=None)
+            for width in ("int8", "float32")}
+    return [{"network": network, "batch": batch, "threads": threads, "name": name, "ms": time["median"],
+             "fastest_ms": time["fastest"], "images_per_s": 1e3 * batch / time["median"],
+             "over_int8": best["int8"] and best["int8"] / time["median"],
+             "over_float32": best["float32"] and best["float32"] / time["median"]} for name, time in times.items()]
+
+
+def show(facts):
+    """The table."""
+    lines = [f"{facts['machine']}, {facts['isa']}, {' '.join(facts['cpu'])}; medians, in turns; "
+             "x: times the best peer's median over ours"]
+    rows = [[r["network"], r["batch"], r["threads"], r["name"], f"{r['ms']:.4f}", f"{r['images_per_s']:,.0f}",
+             *(f"{r[key]:.2f}" if r[key] else "" for key in ("over_int8", "over_float32"))] for r in facts["rows"]]
+    header = ["network", "batch", "threads", "engine", "ms", "images/s", "x int8", "x float32"]
+    return "\n".join([*lines, table(header, rows)])
