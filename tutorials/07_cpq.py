@@ -113,7 +113,7 @@ for rule in ("imax", "full"):
     model = quantized(network, digits, "cpq", bits=3, ste=rule, dropbits="off")
     layer = trained[rule] = model.children["fc2"]
     start = distance(layer)
-    accuracy = fit(model, digits, 5 if SHORT else 20, lr=3e-3)
+    accuracy = fit(model, digits, 4 if SHORT else 20, lr=3e-3)
     far[rule] = distance(layer)
     print(f'"{rule}": distance {start:.3f} -> {far[rule]:.3f}; float {float_accuracy:.1%}, 3 bits {accuracy:.1%}')
     assert accuracy > float_accuracy - 0.05
@@ -126,7 +126,7 @@ assert far["imax"] < 0.21 < far["full"]                       # the gradient of 
 
 # %%
 learned = quantized(network, digits, "cpq", bits=4, learn_bits=True, penalty=0.05 if SHORT else 0.01)
-learned_accuracy = fit(learned, digits, 20, lr=1e-3)
+learned_accuracy = fit(learned, digits, 5, lr=3e-3) if SHORT else fit(learned, digits, 20, lr=1e-3)
 bits = {name: layer.children["weight_quantizer"].bits for name, layer in learned.children.items()
         if "weight_quantizer" in layer.children}
 print("learned bits", bits, f"accuracy {learned_accuracy:.1%}")
