@@ -101,7 +101,7 @@ def run_batches(program, images, threads):
 def speed(program, images, threads):
     """Images per second in batches, milliseconds of one image, and where kernels run microseconds per layer.
 
-    Medians of at least REPEATS runs, after one that is not counted.
+    Medians of REPEATS runs, after one that is not counted.
     """
     batch = images[:BATCH]
     figures = {"images_per_s": len(batch) / seconds(lambda: program.run(batch, threads)),

@@ -1,4 +1,4 @@
-"""A Program as an ONNX model (extra `export`): the same integers in any runtime, in the QDQ form that they all read.
+"""A Program as an ONNX model (extra `export`): the same integers, in the QDQ form that runtimes read.
 
     export_onnx(program, "model.onnx")
 
@@ -9,12 +9,12 @@ that ends in a convolution gives its map of logits, NHWC, alone). N is free.
     weights       integers of 2, 4 or 8 bits (INT2, INT4, ...; other widths in the next larger type), convolutions
                   OIHW, linear layers (out, in); DequantizeLinear makes levels of them where levels are consecutive,
                   Gather on an int8 codebook where they are not
-    activations   QuantizeLinear - DequantizeLinear pairs of 2, 4 or 8 bits, Clip in front where codes end earlier
+    activations   QuantizeLinear - DequantizeLinear pairs of 2, 4 or 8 bits, Min in front where codes end earlier
     real scales   in the Mul and Add behind each sum, the float32 multiplier and offset of the requantization. Every
                   QuantizeLinear and DequantizeLinear has scale 1: floats between them are integers, and exact
 
-What is promised: the codes of every layer are the Program's, with no tolerance, in every runtime that computes
-single float operations as IEEE 754 says. Sums of products stay below 2^24 in magnitude, where float32 is exact in any
+What is promised: the codes of every layer are the Program's, with no tolerance, in a runtime that computes each float
+operation of the graph as IEEE 754 says. Sums of products stay below 2^24 in magnitude, where float32 is exact in any
 order of summation (a layer that could exceed it is summed in parts); a Round behind them keeps a runtime from folding
 the scale into the weights, and makes a fast convolution's result whole. Channels that keep a ladder of thresholds, or
 add a shortcut in float64, find their code by binary search in the same numbers. The logits are the Program's float64
@@ -23,9 +23,11 @@ logits rounded to float32 once: |difference| <= 2^-24 |logit|; `class` is taken 
 Linear layers are Gemm with transposed weights and a bias of zeros, because of what onnxruntime makes of others by
 default: of MatMul behind a DequantizeLinear MatMulNBits, which rounds activations to int8 block by block unless
 `session.qdq_matmulnbits_accuracy_level` is 1; of a Gemm without bias QGemm, whose products of full 8 bits saturate on
-processors without VNNI and which does not load at 2 bits. `sessions` sets that option all the same.
+processors without VNNI and which does not load at 2 bits. `check_onnx` sets that option all the same; onnxruntime
+needs none. OpenVINO computes in bfloat16 where the processor can, and replaces layers by 8-bit ones of its own, unless
+compile_model is given {"EXECUTION_MODE_HINT": "ACCURACY"}; then its codes are these too.
 
-Models with 2-bit integers need opset 25 (onnx 1.20), the others opset 21.
+Models with 2-bit integers need opset 25 (onnx 1.20), which OpenVINO 2026.4 does not read; the others opset 21.
 """
 
 from importlib import import_module
