@@ -25,7 +25,8 @@ default: of MatMul behind a DequantizeLinear MatMulNBits, which rounds activatio
 `session.qdq_matmulnbits_accuracy_level` is 1; of a Gemm without bias QGemm, whose products of full 8 bits saturate on
 processors without VNNI and which does not load at 2 bits. `check_onnx` sets that option all the same; onnxruntime
 needs none. OpenVINO computes in bfloat16 where the processor can, and replaces layers by 8-bit ones of its own, unless
-compile_model is given {"EXECUTION_MODE_HINT": "ACCURACY"}; then its codes are these too.
+compile_model is given {"EXECUTION_MODE_HINT": "ACCURACY"}; then its codes are these too, but for channels that add a
+shortcut in float64 (at 8 bits), which it computes in float32.
 
 Models with 2-bit integers need opset 25 (onnx 1.20), which OpenVINO 2026.4 does not read; the others opset 21.
 """
