@@ -210,7 +210,7 @@ EXTRAS = {
     "test": ["pytest>=7.4", "hypothesis", *SWEEP, "pycocotools", "setuptools>=70.1", "cython>=3.1", *EXPORT],
     "sweep": SWEEP,
     "export": EXPORT,
-    "docs": ["sphinx", "numpydoc"],
+    "docs": ["sphinx", "myst-parser", "furo"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
