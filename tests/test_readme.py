@@ -1,5 +1,6 @@
 """The README keeps its word: its commands run, its files exist."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -50,7 +51,8 @@ def test_the_main_job_runs_as_written_and_prints_what_the_readme_says(tmp_path):
     assert (folder / "model.mqz").stat().st_size == size
 
 
-NAMED = re.findall(r"(?:\]\(|`)((?:minquant|tests|results|tools|tutorials)/[\w./-]*|CONTRIBUTING\.md|LICENSE)", TEXT)
+NAMED = re.findall(r"(?:\]\(|`)((?:minquant|tests|results|tools|tutorials|docs)/[\w./-]*|CONTRIBUTING\.md|LICENSE)",
+                   TEXT)
 
 
 @pytest.mark.parametrize("path", sorted(set(NAMED)))
@@ -67,3 +69,27 @@ def test_every_python_command_of_the_readme_names_a_verb_that_exists():
     for module in re.findall(r"python -m (minquant[.\w]*)", TEXT):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_link_leads_to_a_file_or_a_heading():
+    headings = {re.sub(r"[^\w -]", "", line[3:].lower()).replace(" ", "-")
+                for line in TEXT.splitlines() if line.startswith("## ")}
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target.removeprefix("#") in headings if target.startswith("#") else (ROOT / target).exists(), target
+
+
+def test_the_table_of_methods_is_that_of_the_results():
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "tools" / "readme_table.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert "| method | 4 bits" in TEXT and tool.updated(TEXT) == TEXT, "run python tools/readme_table.py"
+    assert tool.updated(TEXT.replace("| `dgms` | ", "| `dgms` | 1")) == TEXT
+
+
+def test_the_five_papers_can_be_cited():
+    entries = re.findall(r"@\w+\{(\w+), title=", TEXT)
+    assert [re.sub(r"^[a-z]+\d+", "", entry) for entry in entries] == ["dgms", "gdrq", "cpq", "qnet", "dq"]
+
+
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 200
