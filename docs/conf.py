@@ -23,6 +23,7 @@ html_static_path = ["static"]
 html_css_files = ["minquant.css"]
 html_copy_source = html_show_sphinx = False
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["onnx"]  # of the extra `export`; its modules are described without it
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_display_short_literal_types = True

@@ -1,7 +1,7 @@
 """Writes docs/api/: a page for every public module, so that a new module is in the documentation by itself."""
 
-import importlib
-import inspect
+import ast
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -67,8 +67,9 @@ def index(packages):
 
 
 def purpose(name):
-    """The first sentence of a module's docstring, or its first paragraph where that is one line."""
-    first = inspect.getdoc(importlib.import_module(name)).split("\n\n")[0].replace("\n", " ")
+    """The first sentence of a module's docstring; read, not imported, for an import may need an extra."""
+    source = Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+    first = ast.get_docstring(ast.parse(source)).split("\n\n")[0].replace("\n", " ")
     return re.split(r"(?<=[.:])\s", first)[0].rstrip(":")
 
 
