@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -103,9 +104,11 @@ def _read(source, root, verify):
     return (*arrays, folder)
 
 
-def _scenes(source, items, validation, limit):
+@lru_cache(maxsize=1)  # composing takes as long as an epoch of training, and a comparison loads one set many times
+def _scenes(name, root, validation, seed, verify, train, test):
     """Scenes of the items of each split, so that no item is seen in two of them; see `scenes`."""
-    train, test = (min(count, limit or count) for count in (TRAINING_SCENES, TEST_SCENES))
+    source = source_of(name)
+    items = load(source.items, root, validation=validation, seed=seed, verify=verify)
     held = round(validation * train) if len(items.validation) else 0
     counts = train - held, held, test
     splits = [compose(part.images, part.labels, count, i)
@@ -137,8 +140,8 @@ def load(name="digits", root=None, *, validation=0.1, seed=0, limit=None, verify
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} images is not positive; choose at least 1 or leave it out")
     if source.items:
-        return _scenes(source, load(source.items, root, validation=validation, seed=seed, verify=verify), validation,
-                       limit)
+        train, test = (min(count, limit or count) for count in (TRAINING_SCENES, TEST_SCENES))
+        return _scenes(source.name, root, validation, seed, verify, train, test)
     if source.name == "voc":
         return voc.load(root, validation=validation, seed=seed, limit=limit)
     *arrays, where = _read(source, root, verify)

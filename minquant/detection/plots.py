@@ -5,6 +5,7 @@ from matplotlib.patches import Rectangle
 
 from ..plot import CYCLE, GREY, ORANGE, save, subplots
 from . import metrics
+from .boxes import suppress
 
 SHOWN_SCORE = 0.3
 SCENES = 12
@@ -19,7 +20,10 @@ def detection_plots(folder, detections, split, classes):
 
 
 def scenes(detections, split, classes, columns=4):
-    """The first SCENES images: what is there (white, dashed) and what is found with a score of SHOWN_SCORE or more."""
+    """The first SCENES images: what is there (white, dashed) and what is found with a score of SHOWN_SCORE or more.
+
+    Of boxes of several classes in one place only the best is drawn.
+    """
     count = min(SCENES, len(split))
     rows = -(-count // columns)
     figure, axes = subplots(rows, columns, (3 * columns, 3.2 * rows), squeeze=False)
@@ -29,11 +33,12 @@ def scenes(detections, split, classes, columns=4):
         axis.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
         for row in objects[objects[:, 0] >= 0]:
             outline(axis, row[1:5], "white", linestyle="--")
-        for row in found[found[:, 5] >= SHOWN_SCORE]:
+        sure = found[found[:, 5] >= SHOWN_SCORE]
+        for row in sure[suppress(np.zeros(len(sure)), sure[:, 1:5])]:
             outline(axis, row[1:5], ORANGE)
             axis.text(row[1], row[2] - 1, f"{classes[int(row[0])]} {row[5]:.2f}", color="black", fontsize=7,
                       va="bottom", bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 0.8})
-    figure.suptitle(f"test scenes: true boxes dashed, found boxes (score {SHOWN_SCORE} or more) with class and score",
+    figure.suptitle(f"test scenes: true boxes dashed; found boxes with class and score (from {SHOWN_SCORE} on)",
                     fontsize=10)
     return figure
 
