@@ -21,7 +21,7 @@ from setuptools.errors import CompileError, PlatformError
 KERNELS = Path("minquant/_kernels")
 
 # One row per extension module of minquant._kernels: name -> (Cython wrapper, patterns of its C sources).
-INTEGER = ["int_*.c", "gemm*.c", "codebook*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
+INTEGER = ["int_*.c", "gemm*.c", "codebook*.c", "lut*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
 EXTENSIONS = {
     "train": ("train.pyx", ["train_*.c"]),
     "integer": ("integer.pyx", INTEGER),

@@ -101,6 +101,16 @@ def check_float_rows(a, w_shape):
         raise ValueError(f"a of shape {a.shape} times weights of shape {w_shape}; K must be the same")
 
 
+def check_matrix(weights):
+    if len(weights.shape) != 2:
+        raise ValueError(f"weights of shape {weights.shape}; give (K, N)")
+
+
+def check_unsigned(a):
+    if a.dtype != np.uint8:
+        raise ValueError(f"activations of type {a.dtype}; give uint8")
+
+
 def check_promise(a, zero_point, bits):
     """Activations of no more bits than the weights were packed for."""
     if bits == 8:

@@ -42,12 +42,12 @@ def info():
 
 
 # Operations of `minquant.kernels` by the family of code that computes them.
-FAMILIES = {"products": ["matmul", "conv2d"], "codebooks": ["matmul_codebook"],
+FAMILIES = {"products": ["matmul", "conv2d"], "codebooks": ["matmul_codebook"], "lookups": ["matvec_lookup"],
             "loops": ["conv2d (depthwise)", "max_pool2d", "average_pool2d", "add", "quantize"]}
 
 
 def operations(module):
-    """{operation: {instruction set of this build: the one whose code it runs}}; {} without compiled kernels."""
+    """{operation: {instruction set of this build: the one whose code it runs, - for none}}; {} without compiled kernels."""
     providers = module.providers() if module else {}
     return {name: {isa: families[family] for isa, families in providers.items()}
             for family, names in FAMILIES.items() for name in names} if module else {}

@@ -162,6 +162,34 @@ def matmul_codebook(a, weights, num_threads=None):
     return out
 
 
+def pack_lookup(codes, levels, bits, activation_bits=8, isa=None):
+    """Weights (K, N) of 1 or 2 bits for `matvec_lookup`, on instruction sets without an 8-bit dot product.
+
+    Look-ups of partial sums (lut.h) take one row at a time. `python -m minquant.bench kernels --isa avx2 --bits 2,1`
+    times them beside `matmul`: faster for 1 bit, and for 2 bits with 2-bit activations; slower for 2 bits with 8.
+    Raises as `pack_weights`, and ValueError where the instruction set has no such kernel (avx2 and neon have it) or
+    4 / bits * greatest activation * greatest level is beyond 8191.
+    """
+    weights = intops.pack_weights(codes, levels, bits, 1, activation_bits)
+    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    if active == "numpy":
+        return weights
+    intchecks.check_matrix(weights)
+    return compiled().LookupWeights(weights.codes, weights.levels, bits, activation_bits, active)
+
+
+def matvec_lookup(a, weights, zero_point=0):
+    """(a - zero_point) @ levels[codes] of one row a (K,) of uint8 codes, int32 (N,), by look-up of partial sums."""
+    if type(weights) is intops.Weights:
+        return intops.matmul(a[None], weights, zero_point)[0]
+    intchecks.check_codes_in(a, zero_point, 1)
+    intchecks.check_unsigned(a)
+    intchecks.check_promise(a, zero_point, weights.activation_bits)
+    out = np.empty(weights.shape[1], np.int32)
+    compiled().matvec_lookup(np.ascontiguousarray(a), weights, out, zero_point)
+    return out
+
+
 def max_pool2d(x, size, stride=None, padding=0, num_threads=None):
     """`intops.max_pool2d`: the largest code of every window of NHWC."""
     if compiled() is None:

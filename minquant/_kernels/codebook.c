@@ -71,9 +71,10 @@ size_t codebook_weights_bytes(const codebook_weights *w)
 
 static void decode_bytes(const uint32_t *words, int k, int width, const float *book, float *to)
 {
-    for (int i = 0; i < k; i++)
+    for (int i = 0; i < k; i += 4, words += width)
         for (int c = 0; c < width; c++)
-            *to++ = book[words[i / 4 * width + c] >> i % 4 * 8 & 255];
+            for (int j = 0; j < int_min(4, k - i); j++)
+                to[(i + j) * width + c] = book[words[c] >> 8 * j & 255];
 }
 
 /* Rows `from` .. `end` times panel p; scratch takes CODEBOOK_CHUNK decoded rows of it. */

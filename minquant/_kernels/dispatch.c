@@ -1,6 +1,7 @@
 /* Chooses among the instruction sets; computes nothing. */
 #include "codebook.h"
 #include "int_isa.h"
+#include "lut.h"
 #include <string.h>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -76,15 +77,28 @@ const int_isa *int_isa_at(int index)
     return NULL;
 }
 
+static const char *provider(const int_isa *isa, int family)
+{
+    static const int8_t levels[2];
+    switch (family) {
+    case INT_LOOPS:
+        return (*isa->loops)->name;
+    case INT_CODEBOOKS:
+        return (*isa->floats)->name;
+    case INT_LOOKUPS:
+        return lut_takes(isa, 1, levels, 1) ? isa->name : "-";
+    default:
+        return isa->name;
+    }
+}
+
 const char *int_isa_provider(int index, int family)
 {
     for (int i = 0; i < CANDIDATES; i++) {
         int present;
         const int_isa *isa = candidate(i, &present);
         if (isa && index-- == 0)
-            return family == INT_PRODUCTS ? isa->name
-                   : family == INT_LOOPS  ? (*isa->loops)->name
-                                          : (*isa->floats)->name;
+            return provider(isa, family);
     }
     return NULL;
 }

@@ -21,8 +21,8 @@
 typedef struct int_isa int_isa;
 const int_isa *int_isa_at(int index); /* those of this machine, best first; NULL behind the last */
 /* Of those compiled in, best first: whose code computes the operations of a family; its own name for
- * products. */
-enum { INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS };
+ * products; "-" where none does. */
+enum { INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS, INT_LOOKUPS };
 const char *int_isa_provider(int index, int family);
 const int_isa *int_isa_find(const char *name); /* NULL where this machine or this build has it not */
 const char *int_isa_name(const int_isa *isa);

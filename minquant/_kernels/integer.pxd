@@ -20,7 +20,7 @@ cdef extern from "int.h" nogil:
         int images, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left
         int out_h, out_w, groups, columns
     const int_isa *int_isa_at(int index)
-    int INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS
+    int INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS, INT_LOOKUPS
     const char *int_isa_provider(int index, int family)
     const int_isa *int_isa_find(const char *name)
     const char *int_isa_name(const int_isa *isa)
@@ -67,3 +67,13 @@ cdef extern from "codebook.h" nogil:
     int codebook_gemm(const codebook_weights *w, int m, const float *a, Py_ssize_t row, float *out, int threads)
     void codebook_gemm_naive(int m, int k, int n, const float *a, Py_ssize_t row, const uint8_t *codes,
                              const float *book, float *out)
+
+cdef extern from "lut.h" nogil:
+    ctypedef struct lut_weights:
+        pass
+    int lut_takes(const int_isa *isa, int bits, const int8_t *levels, int top)
+    lut_weights *lut_weights_new(const int_isa *isa, const uint8_t *codes, int k, int columns, int bits,
+                                 const int8_t *levels, int top)
+    void lut_weights_free(lut_weights *w)
+    size_t lut_weights_bytes(const lut_weights *w)
+    void lut_gemv(const lut_weights *w, const uint8_t *a, int zero_point, int32_t *out)

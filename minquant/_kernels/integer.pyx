@@ -29,7 +29,8 @@ def providers():
     while int_isa_provider(index, INT_PRODUCTS) != NULL:
         found[int_isa_provider(index, INT_PRODUCTS).decode()] = {
             name: int_isa_provider(index, family).decode()
-            for name, family in (("products", INT_PRODUCTS), ("loops", INT_LOOPS), ("codebooks", INT_CODEBOOKS))}
+            for name, family in (("products", INT_PRODUCTS), ("loops", INT_LOOPS), ("codebooks", INT_CODEBOOKS),
+                                 ("lookups", INT_LOOKUPS))}
         index += 1
     return found
 
@@ -206,4 +207,5 @@ def matmul(const uint8_t[:, :] a, Weights w, out, int zero_point, bint is_signed
 include "integer_window.pxi"
 include "integer_rows.pxi"
 include "integer_codebook.pxi"
+include "integer_lut.pxi"
 include "integer_naive.pxi"

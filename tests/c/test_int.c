@@ -5,6 +5,7 @@
  *   CC=cc tools/arm/build.sh tests/c/test_int.c test_int -fopenmp
  */
 #include "codebook_cases.h"
+#include "lut_cases.h"
 #include "int.h"
 #include "testing.h"
 #include <string.h>
@@ -302,6 +303,7 @@ int main(void)
     check_bounds(hashes);
     check_convolutions(hashes);
     check_codebooks(hashes);
+    check_luts();
     for (int i = 0; i < MOST_ISAS && (isa = int_isa_at(i)); i++)
         printf("%-14s %016llx\n", int_isa_name(isa), (unsigned long long)hashes[i]);
     return 0;
