@@ -24,7 +24,7 @@ KERNELS = Path("minquant/_kernels")
 INTEGER = ["int_*.c", "gemm*.c", "codebook*.c", "lut*.c", "conv_*.c", "pack_*.c", "ops_*.c", "dispatch.c"]
 EXTENSIONS = {
     "train": ("train.pyx", ["train_*.c"]),
-    "integer": ("integer.pyx", INTEGER),
+    "integer": ("integer.pyx", INTEGER + ["peak*.c"]),
     "executor": ("executor.pyx", INTEGER + ["exec_*.c"]),
 }
 

@@ -47,7 +47,7 @@ FAMILIES = {"products": ["matmul", "conv2d"], "codebooks": ["matmul_codebook"], 
 
 
 def operations(module):
-    """{operation: {instruction set of this build: the one whose code it runs, - for none}}; {} without compiled kernels."""
+    """{operation: {instruction set of this build: whose code it runs, - for none}}; {} without compiled kernels."""
     providers = module.providers() if module else {}
     return {name: {isa: families[family] for isa, families in providers.items()}
             for family, names in FAMILIES.items() for name in names} if module else {}

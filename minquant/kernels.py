@@ -12,6 +12,7 @@ On every instruction set and at any number of threads the integers are the same.
 array([[-120,   10]], dtype=int32)
 """
 import argparse
+import functools
 import json
 import math
 import os
@@ -23,8 +24,10 @@ from .cpu import cpu_features  # noqa: F401, a name of this module
 from .isa import chosen, compiled, isa
 from .kernelinfo import info, table
 
-# Below this many multiply-adds, or outputs of other operations, waking a thread (30 us) does not pay.
-SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 1 << 26, 1 << 23, 1 << 19
+# Waking a thread costs some 8 us, so below this many multiply-adds of the fastest instruction set, or outputs of other
+# operations, one thread is quicker. Others, 2^SLOWER times slower, are worth a second thread earlier.
+SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 1 << 23, 1 << 21, 1 << 19
+SLOWER = {"avx512vnni": 0, "avxvnni": 1, "neon_i8mm": 1, "neon_dotprod": 2, "avx2": 2, "neon": 3, "generic": 5}
 
 _threads = _kernels.default_threads()
 
@@ -117,9 +120,20 @@ def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
     if rows.strides[1] != 1:
         rows = np.ascontiguousarray(rows)
     out = np.empty((len(a), weights.shape[-1]), np.int32 if requantization is None else np.uint8)
-    threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT)
+    threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT >> SLOWER[weights.isa])
     compiled().matmul(rows, weights, out, zero_point, signed, requantization, threads)
     return out
+
+
+def _geometry(*arguments):
+    """`intchecks.geometry`, remembered: in Python it takes longer than a small convolution."""
+    try:
+        return _known_geometry(*arguments)
+    except TypeError:  # a list as stride or padding
+        return intchecks.geometry(*arguments)
+
+
+_known_geometry = functools.lru_cache(1024)(intchecks.geometry)
 
 
 def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, num_threads=None):
@@ -128,11 +142,12 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
         return intops.conv2d(x, weights, stride, padding, zero_point, requantization)
     image, signed = _as_bytes(x, 4)
     intchecks.check_promise(x, zero_point, weights.activation_bits)
-    strides, pads, shape = intchecks.geometry(x.shape, weights.shape, weights.groups, stride, padding)
+    strides, pads, shape = _geometry(x.shape, weights.shape, weights.groups, stride, padding)
     out = np.empty((*shape, weights.shape[3]), np.int32 if requantization is None else np.uint8)
     module, (kh, kw, each, _) = compiled(), weights.shape
     if type(weights) is module.Weights:
-        run, threads = module.conv2d, _team(out.size * kh * kw * each, num_threads, SMALL_PRODUCT)
+        run, small = module.conv2d, SMALL_PRODUCT >> SLOWER[weights.isa]
+        threads = _team(out.size * kh * kw * each, num_threads, small)
     else:
         run, threads = module.depthwise_conv2d, _team(out.size, num_threads, SMALL_ARRAY)
     run(np.ascontiguousarray(image), weights, out, strides, (pads[0][0], pads[1][0]), zero_point, signed,

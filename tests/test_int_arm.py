@@ -1,4 +1,4 @@
-"""The integer kernels for 64-bit ARM, cross-compiled and run on emulated processors against the naive loops.
+"""The integer kernels for ARM, cross-compiled and run on emulated processors against the naive loops.
 
 Needs a cross compiler and QEMU. Where they are missing only the sources are checked, to leave other machines
 alone; with MINQUANT_REQUIRE_ARM=1 that is a failure.
@@ -16,11 +16,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "minquant/_kernels"
-TOOLS = ["aarch64-linux-gnu-gcc", "qemu-aarch64"]
-PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+TOOLS = ["aarch64-linux-gnu-gcc", "qemu-aarch64", "arm-linux-gnueabihf-gcc", "qemu-arm"]
+PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user"
 EXPECTED = {"cortex-a53": ["neon", "generic"],
             "cortex-a76": ["neon_dotprod", "neon", "generic"],
-            "max,sve=off": ["neon_i8mm", "neon_dotprod", "neon", "generic"]}
+            "max,sve=off": ["neon_i8mm", "neon_dotprod", "neon", "generic"],
+            "cortex-a7": ["generic"]}
 
 
 def missing_tools():

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,87 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_forked_child_computes_after_its_parent_used_threads():
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+
+
+BESIDE = """
+import importlib.util, os, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+order = sys.argv[1]
+if order == "torch first" and importlib.util.find_spec("torch"):
+    import torch
+from minquant import kernels
+if order == "torch last" and importlib.util.find_spec("torch"):
+    import torch
+kernels.SMALL_PRODUCT = 0
+rng = np.random.default_rng(0)
+a = rng.integers(0, 256, (300, 600)).astype(np.uint8)
+w = kernels.pack_weights(rng.integers(0, 256, (600, 64)).astype(np.uint8), np.arange(256) - 128, 8)
+expected = kernels.matmul(a, w, num_threads=1)
+floats = a.astype(np.float32)
+def work(i):
+    product = floats @ floats.T if "torch" not in sys.modules else torch.from_numpy(floats) @ torch.from_numpy(floats.T)
+    return (kernels.matmul(a, w, num_threads=2) == expected).all() and product.shape == (300, 300)
+with ThreadPoolExecutor(4) as pool:
+    assert all(pool.map(work, range(40)))
+threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+assert threads < 64, threads
+"""
+
+
+@pytest.mark.parametrize("order", ["torch first", "torch last", "alone"])
+def test_products_stay_right_beside_blas_and_torch_and_in_several_python_threads_at_once(order):
+    """Each caller has a team of its own, of the size it asked for; teams do not multiply."""
+    subprocess.run([sys.executable, "-c", BESIDE, order], check=True, timeout=120)
+
+
+NESTED = """
+#define _GNU_SOURCE
+#include "int.h"
+#include <dlfcn.h>
+#include <omp.h>
+#include <pthread.h>
+#include <string.h>
+static int started;
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    __atomic_add_fetch(&started, 1, __ATOMIC_SEQ_CST);
+    return real(thread, attributes, run, argument);
+}
+int main(void)
+{
+    static uint8_t codes[256 * 64], a[300 * 256];
+    static int32_t wanted[300 * 64], out[4][300 * 64];
+    int8_t levels[2] = {-3, 5};
+    int_options o = {.threads = 4};
+    int bad = 0;
+    for (int i = 0; i < 256 * 64; i++) codes[i] = i % 7 % 2;
+    for (int i = 0; i < 300 * 256; i++) a[i] = (uint8_t)(i * 31);
+    int_weights *w = int_weights_new(int_isa_at(0), codes, 1, 256, 64, 1, levels, 255);
+    int_gemm(w, 300, a, 256, wanted, 64, &o);
+    if (started != 3) /* the caller is the fourth */
+        return 2;
+    #pragma omp parallel num_threads(4)
+    {
+        int_gemm(w, 300, a, 256, out[omp_get_thread_num()], 64, &o);
+        #pragma omp critical
+        bad |= memcmp(out[omp_get_thread_num()], wanted, sizeof wanted) != 0;
+    }
+    return bad || started != 3;
+}
+"""
+
+
+def test_products_inside_a_parallel_region_start_no_further_threads(tmp_path):
+    program = tmp_path / "nested.c"
+    program.write_text(NESTED.replace("i % 7 % 2;", "(uint8_t)(i % 7 % 2);"))
+    build = Path(__file__).resolve().parent.parent / "tools/arm/build.sh"
+    subprocess.run([build, program, tmp_path / "nested", "-O1", "-fopenmp", "-rdynamic", "-ldl"], check=True,
+                   env={**os.environ, "CC": "cc"})
+    subprocess.run([tmp_path / "nested"], check=True, timeout=60,
+                   env={**os.environ, "OMP_NESTED": "true", "OMP_MAX_ACTIVE_LEVELS": "4"})
 
 
 def test_the_oracle_and_the_kernels_have_the_same_operations_with_the_same_arguments():

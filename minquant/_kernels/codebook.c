@@ -116,7 +116,7 @@ int codebook_gemm(const codebook_weights *w, int m, const float *a, ptrdiff_t ro
     int tasks = parts * panels, each = parts ? (m + parts - 1) / parts : 0;
     if (!tasks)
         return 0;
-    threads = int_min(threads, tasks);
+    threads = int_team(threads, tasks);
     size_t floats = (size_t)CODEBOOK_CHUNK * (size_t)w->isa->columns;
     float *scratch = int_alloc(floats * sizeof *scratch * (size_t)threads);
     if (!scratch)

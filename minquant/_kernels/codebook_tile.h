@@ -114,7 +114,8 @@ ALWAYS void product(const codebook_tile *t, int rows, int bits)
         int k = 0;
         for (; k + 32 / bits <= t->k; k += 32 / bits, from += PANEL)
             add_block(t, from, k, 32 / bits, b, rows, bits, sums);
-        add_block(t, from, k, t->k - k, b, rows, bits, sums);
+        if (k < t->k)
+            add_block(t, from, k, t->k - k, b, rows, bits, sums);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {

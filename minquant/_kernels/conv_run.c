@@ -90,8 +90,8 @@ static int run_image(const conv_job *job, int image, int thread, int threads)
 /* Images are shared out where there is one for every thread, else the rows of each image. */
 static int run_images(const conv_job *job)
 {
-    int images = job->s->images, threads = job->options->threads, outer = images >= threads ? threads : 1,
-        failed = 0;
+    int images = job->s->images, threads = int_team(job->options->threads, job->options->threads),
+        outer = images >= threads ? threads : 1, failed = 0;
 #pragma omp parallel for num_threads(outer) schedule(dynamic) reduction(| : failed) if (outer > 1)
     for (int i = 0; i < images; i++)
         failed |= run_image(job, i, outer > 1 ? omp_get_thread_num() : 0, outer > 1 ? 1 : threads);

@@ -3,6 +3,9 @@
 #include "int_isa.h"
 #include "lut.h"
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
@@ -113,6 +116,16 @@ const int_isa *int_isa_find(const char *name)
 }
 
 const char *int_isa_name(const int_isa *isa) { return isa->name; }
+
+int int_team(int threads, int tasks)
+{
+#ifdef _OPENMP
+    return omp_in_parallel() ? 1 : int_min(threads, tasks);
+#else
+    (void)threads;
+    return int_min(1, tasks);
+#endif
+}
 
 int int_has_openmp(void)
 {

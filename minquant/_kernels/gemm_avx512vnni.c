@@ -29,7 +29,7 @@ ALWAYS void store(const int_tile *t, int row, int column, vec sums)
         store_codes(t->q, column, sums, count, (uint8_t *)t->out + row * t->out_row + column);
     else
         _mm512_mask_storeu_epi32((int32_t *)t->out + row * t->out_row + column,
-                                 count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << count) - 1), sums);
+                                 (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1), sums);
 }
 
 FUSED(1)

@@ -33,7 +33,7 @@ int int_product_run(const int_product *p, int threads)
 {
     int_split split = int_product_split(p, threads);
     size_t bytes = int_product_scratch(p);
-    threads = int_min(threads, split.tasks);
+    threads = int_team(threads, split.tasks);
     if (!split.tasks)
         return 0;
     uint8_t *scratch = bytes ? int_alloc(bytes * (size_t)threads) : NULL;

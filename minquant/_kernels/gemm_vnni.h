@@ -35,7 +35,6 @@ ALWAYS void decode_panel(const int_weights *w, const uint8_t *from, size_t codes
     for (size_t done = 0; done < codes; done += VECTOR * (size_t)(8 / bits), from += VECTOR) {
         vec lanes[4];
         decode_vector(from, bits, t, lanes);
-#pragma GCC unroll 4
         for (int i = 0; i < 8 / bits; i++, to += VECTOR)
             save(to, lanes[i]);
     }

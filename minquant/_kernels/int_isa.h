@@ -105,6 +105,9 @@ extern const int_isa *const int_isa_neon, *const int_isa_neon_dotprod, *const in
 static inline int int_min(int a, int b) { return a < b ? a : b; }
 static inline int int_up(int a, int to) { return (a + to - 1) / to * to; }
 
+/* Threads for so many tasks; inside another parallel region one, so that teams do not multiply. */
+int int_team(int threads, int tasks);
+
 /* 64-byte aligned memory for a vector kernel; freed by int_free. */
 void *int_alloc(size_t bytes);
 void int_free(void *memory);

@@ -1,5 +1,5 @@
 # The C functions that integer.pyx wraps.
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint64_t
 
 cdef extern from "int.h" nogil:
     int INT_MAX_K, INT_MAX_COLUMNS, INT_MAX_TAPS, INT_BLOCK
@@ -77,3 +77,7 @@ cdef extern from "lut.h" nogil:
     void lut_weights_free(lut_weights *w)
     size_t lut_weights_bytes(const lut_weights *w)
     void lut_gemv(const lut_weights *w, const uint8_t *a, int zero_point, int32_t *out)
+
+cdef extern from "peak.h" nogil:
+    uint64_t peak_products(const int_isa *isa)
+    uint64_t peak_read(const uint64_t *start, size_t count)

@@ -6,7 +6,7 @@ Output arrays are passed in by the caller and wholly overwritten. `threads` neve
 """
 from math import gcd
 
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -209,3 +209,4 @@ include "integer_rows.pxi"
 include "integer_codebook.pxi"
 include "integer_lut.pxi"
 include "integer_naive.pxi"
+include "integer_peak.pxi"

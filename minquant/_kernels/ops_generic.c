@@ -12,13 +12,13 @@ typedef struct {
 } floats;
 
 /* A function that gives `expression` of every lane i. */
-#define LANES(type, name, parameters, expression)                                                            \
-    static inline type name parameters                                                                       \
-    {                                                                                                        \
-        type result;                                                                                         \
-        for (int i = 0; i < BLOCK; i++)                                                                      \
-            result.lane[i] = expression;                                                                     \
-        return result;                                                                                       \
+#define LANES(type, name, parameters, expression) \
+    static inline type name parameters            \
+    {                                             \
+        type result;                              \
+        for (int i = 0; i < BLOCK; i++)           \
+            result.lane[i] = expression;          \
+        return result;                            \
     }
 LANES(ints, load_codes, (const uint8_t *x), x[i])
 LANES(ints, load_ints, (const int32_t *x), x[i])

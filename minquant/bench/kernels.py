@@ -1,22 +1,31 @@
 """python -m minquant.bench kernels: integer kernels by shape, width and instruction set, beside their peers.
 
 A product is one with requantization to 8-bit codes, called from Python. Compared are NumPy's float32 matmul
-(of the im2col matrix, for a convolution) and, where installed, onnxruntime with its quantized operators.
+(of the im2col matrix, for a convolution), weight-only products with a float32 codebook, and, where installed,
+onnxruntime, OpenVINO, LiteRT and PyTorch, which use every instruction set they know (AMX among them). All take
+turns in one run, so that drift of the machine cancels. The machine's limits are measured in registers and by
+reading memory; on ARM there is no loop for them.
 """
 
+import importlib
 import json
 import platform
 
 import numpy as np
 
 from .. import kernels
+from ..runs import replacing
 from ..summary import table
+from . import roofline
 from .timing import interleaved, summary
 
 PRODUCTS = "1x512x512,1x4096x4096,64x576x64,256x1152x128,1024x576x64"
 # height = width, input channels, output channels, stride: the 3 x 3 convolutions of ResNet-20 and VGG-7
 CONVOLUTIONS = ("32x3x16x1,32x16x16x1,32x16x32x2,16x32x32x1,16x32x64x2,8x64x64x1,"
                 "32x3x64x1,32x64x64x1,16x64x128x1,16x128x128x1,8x128x256x1,8x256x256x1")
+
+
+PEERS = ("peer_onnxruntime", "peer_openvino", "peer_litert", "peer_torch_int")
 
 
 def add_arguments(parser):
@@ -31,11 +40,14 @@ def add_arguments(parser):
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of 0.1 s (default: 5)")
     parser.add_argument("--no-loops", action="store_true",
                         help="leave out depthwise convolution, pooling and addition")
-    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime out")
+    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the products under the limits of this machine")
 
 
 def run(arguments):
     """Measure and print; return the exit status."""
+    if arguments.plot and not arguments.plot.endswith(".png"):
+        raise ValueError(f"--plot {arguments.plot!r} is not the name of a .png file")
     threads = arguments.threads or kernels.info()["threads"]
     isas = kernels.info()["isa"]["available"] if arguments.isa == "all" else arguments.isa.split(",")
     isas = [isa or kernels.isa() for isa in isas]
@@ -50,8 +62,16 @@ def run(arguments):
         times = summary(interleaved(calls, arguments.repeats))
         rows += [row(case, name, contestants, times) for name in contestants]
     loops = [] if arguments.no_loops else loop_rows(arguments.repeats, threads, rng)
+    limits = roofline.limits(isas)
+    for each in rows:
+        peak = limits.get("products", {}).get(each["isa"] or isas[0])
+        each["share_of_peak"] = each["gmacs"] / (peak * threads) if peak else None
     facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
-             "threads": threads, "isa": kernels.info()["isa"], "rows": rows, "loops": loops}
+             "threads": threads, "isa": kernels.info()["isa"], "limits": limits,
+             "rows": rows, "loops": loops}
+    if arguments.plot:
+        with replacing(arguments.plot) as path:
+            roofline.plot(facts, path)
     print(json.dumps(facts, indent=1) if arguments.json else show(facts))
     return 0
 
@@ -68,7 +88,8 @@ def product(text, rng):
     """A matrix product M x K x N."""
     m, k, n = numbers(text, 3)
     a = rng.integers(0, 256, (m, k)).astype(np.uint8)
-    return {"what": "matmul", "shape": text, "x": a, "w_shape": (k, n), "products": m * k * n, "rows": a,
+    return {"what": "matmul", "shape": text, "x": a, "moved": a.size + m * n, "w_shape": (k, n),
+            "products": m * k * n, "rows": a,
             "call": lambda w, q, threads: kernels.matmul(a, w, 0, q, threads)}
 
 
@@ -77,7 +98,7 @@ def convolution(text, rng):
     h, c, o, stride = numbers(text, 4)
     x = rng.integers(0, 256, (1, h, h, c)).astype(np.uint8)
     out = (h - 1) // stride + 1
-    return {"what": "conv 3x3", "shape": text, "x": x, "w_shape": (3, 3, c, o),
+    return {"what": "conv 3x3", "shape": text, "x": x, "moved": x.size + out * out * o, "w_shape": (3, 3, c, o),
             "products": out * out * 9 * c * o, "rows": np.zeros((out * out, 9 * c), np.uint8),
             "stride": stride,
             "call": lambda w, q, threads: kernels.conv2d(x, w, stride, 1, 0, q, threads)}
@@ -95,6 +116,7 @@ def ours(case, isas, widths, threads):
             w = kernels.pack_weights(codes, levels, bits, isa=isa)
             found[f"{isa} {bits}-bit"] = {
                 "run": lambda w=w: case["call"](w, q, threads), "bytes": w.nbytes, "isa": isa, "bits": bits}
+            found.update(lookups(case, isa, bits, codes, levels))
     return found
 
 
@@ -103,22 +125,51 @@ def peers(case, threads, without):
     rows, n = case["rows"].astype(np.float32), case["w_shape"][-1]
     w = np.random.default_rng(2).standard_normal((rows.shape[1], n), dtype=np.float32)
     found = {"numpy float32": {"run": lambda: rows @ w, "bytes": w.nbytes}}
-    if not without:
+    found.update(weight_only(case, threads))
+    for peer in () if without else PEERS:
         try:
-            from .peer_onnxruntime import contestants
+            module = importlib.import_module(f".{peer}", __package__)
         except ImportError:
-            return found
-        found.update(contestants(case, threads))
+            continue
+        found.update(module.contestants(case, threads))
     return found
+
+
+def weight_only(case, threads):
+    """{name: contestant} of float32 activations with 4- and 2-bit codes into a float32 codebook."""
+    if case["what"] != "matmul":
+        return {}
+    rng, found = np.random.default_rng(5), {}
+    a = case["x"].astype(np.float32)
+    for bits in (4, 2):
+        codes = rng.integers(0, 1 << bits, case["w_shape"]).astype(np.uint8)
+        w = kernels.pack_codebook(codes, rng.standard_normal(1 << bits), bits)
+        found[f"float32 x {bits}-bit codebook"] = {
+            "run": lambda w=w: kernels.matmul_codebook(a, w, threads), "bytes": w.nbytes}
+    return found
+
+
+def lookups(case, isa, bits, w_codes, levels):
+    """{name: contestant} of the look-up kernel, where the instruction set has one and takes the weights."""
+    if case["what"] != "matmul" or len(case["x"]) != 1:
+        return {}
+    try:
+        w = kernels.pack_lookup(w_codes, levels, bits, isa=isa)
+    except ValueError:
+        return {}
+    return {f"{isa} {bits}-bit look-up": {"run": lambda: kernels.matvec_lookup(case["x"][0], w), "bytes": w.nbytes,
+                                          "isa": isa, "bits": bits}}
 
 
 def row(case, name, contestants, times):
     """What is known of one contestant in one case."""
     each, median = contestants[name], times[name]["median"]
     eight = times.get(f"{each.get('isa')} 8-bit")
-    return {"what": case["what"], "shape": case["shape"], "name": name, "microseconds": 1e3 * median,
-            "fastest": 1e3 * times[name]["fastest"], "gmacs": case["products"] / median / 1e6,
-            "weight_bytes": each["bytes"], "over_float32": times["numpy float32"]["median"] / median,
+    moved = each["bytes"] + case["moved"]
+    return {"what": case["what"], "shape": case["shape"], "name": name, "isa": each.get("isa"),
+            "bits": each.get("bits"), "microseconds": 1e3 * median, "fastest": 1e3 * times[name]["fastest"],
+            "gmacs": case["products"] / median / 1e6, "weight_bytes": each["bytes"], "bytes_moved": moved,
+            "macs_per_byte": case["products"] / moved, "over_float32": times["numpy float32"]["median"] / median,
             "over_own_int8": eight["median"] / median if eight else None}
 
 
@@ -143,10 +194,16 @@ def show(facts):
     """The tables."""
     lines = [f"{facts['machine']}, {facts['threads']} thread(s), {' '.join(facts['cpu'])}; medians, in turns"]
     rows = [[f"{r['what']} {r['shape']}", r["name"], f"{r['microseconds']:.1f}", f"{r['fastest']:.1f}",
-             f"{r['gmacs']:.1f}", f"{r['weight_bytes'] / 1024:.0f}", f"{r['over_float32']:.2f}",
-             f"{r['over_own_int8']:.2f}" if r["over_own_int8"] else ""] for r in facts["rows"]]
-    header = ["shape", "kernel", "us", "fastest", "GMAC/s", "weight KiB", "x float32", "x own int8"]
+             f"{r['gmacs']:.1f}", f"{r['bytes_moved'] / 1024:.0f}", f"{r['over_float32']:.2f}",
+             f"{r['over_own_int8']:.2f}" if r["over_own_int8"] else "",
+             f"{r['share_of_peak']:.0%}" if r["share_of_peak"] and r["isa"] else ""] for r in facts["rows"]]
+    header = ["shape", "kernel", "us", "fastest", "GMAC/s", "KiB moved", "x float32", "x own int8", "of peak"]
     lines.append(table(header, rows))
+    if facts["limits"]:
+        roof = facts["limits"]
+        lines += ["", "limits of one thread: " + ", ".join(
+            [f"{isa} {rate:.0f} GMAC/s" for isa, rate in roof["products"].items()]
+            + [f"{level} {rate:.0f} GB/s" for level, rate in roof["reads"].items()])]
     if facts["loops"]:
         rows = [[r["what"], r["shape"], f"{r['microseconds']:.1f}", f"{r['gigabytes_per_second']:.1f}"]
                 for r in facts["loops"]]

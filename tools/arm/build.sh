@@ -10,7 +10,7 @@ program=$(realpath "$1") output=$(realpath -m "$2")
 shift 2
 cd "$(dirname "${BASH_SOURCE[0]}")/../../minquant/_kernels"
 read -r -a compile <<<"${CC:-aarch64-linux-gnu-gcc}"
-compile+=(-O3 -ffp-contract=off -Wall -Wextra -Wconversion -Wno-unknown-pragmas -Werror -I.)
+compile+=(-O3 -ffp-contract=off -Wall -Wextra -Wconversion -Wno-sign-conversion -Wno-unknown-pragmas -Werror -I.)
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 

@@ -1,0 +1,24 @@
+/* The exact 8-bit product of AVX2 in registers alone: vpmaddubsw, vpmaddwd and vpaddd for 32 multiply-adds.
+ */
+#include "peak.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+
+static uint64_t run(void)
+{
+    __m256i sums[PEAK_CHAINS], x = _mm256_setzero_si256(), product;
+    for (int j = 0; j < PEAK_CHAINS; j++)
+        sums[j] = x;
+    for (int i = 0; i < PEAK_STEPS; i++)
+#pragma GCC unroll 12
+        for (int j = 0; j < PEAK_CHAINS; j++)
+            __asm__ volatile("vpmaddubsw %2, %2, %1\n\tvpmaddwd %2, %1, %1\n\tvpaddd %1, %0, %0"
+                             : "+x"(sums[j]), "=&x"(product)
+                             : "x"(x));
+    return (uint64_t)PEAK_STEPS * PEAK_CHAINS * 32;
+}
+
+peak_function *const peak_avx2 = run;
+#else
+peak_function *const peak_avx2 = 0;
+#endif

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Check the C core on this machine: its format; no warning of gcc or clang; the kernel test with the address and
+# undefined-behaviour sanitizers.
+#
+#   tools/check_c.sh            all of these
+#   tools/check_c.sh --threads  the kernel test under the thread sanitizer instead (clang with LLVM's OpenMP, which
+#                               tells the sanitizer what its barriers order; GNU's reports races that are none)
+#
+# -Wsign-conversion, part of -Wconversion in clang alone, is left out: it names every int that counts elements.
+# Debian: apt-get install clang clang-format libomp-dev
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+build=tools/arm/build.sh
+
+if [ "${1:-}" = --threads ]; then
+    # The runtime itself is not instrumented: archer, its plugin, annotates what it orders.
+    archer=$(find /usr/lib/llvm-*/lib -name 'libarcher.so' | sort | tail -n 1)
+    [ -n "$archer" ] || { echo "check_c.sh: libarcher.so not found; Debian: apt-get install libomp-dev" >&2; exit 1; }
+    CC=clang $build tests/c/test_int.c "$work/test_int" -O1 -g -fopenmp -fsanitize=thread
+    OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" "$work/test_int"
+    exit
+fi
+
+echo "format"
+clang-format --dry-run -Werror minquant/_kernels/*.[ch] tests/c/*.[ch] tools/arm/*.[ch]
+for compiler in gcc clang; do
+    echo "$compiler, with warnings as errors"
+    CC=$compiler $build tests/c/test_int.c "$work/$compiler"
+done
+echo "address and undefined-behaviour sanitizers"
+CC=gcc $build tests/c/test_int.c "$work/sanitized" -O1 -g -fopenmp -fsanitize=address,undefined \
+    -fno-sanitize-recover=all
+"$work/sanitized"
