@@ -106,3 +106,19 @@ def test_wrong_convolutions_are_refused(wrong, message):
         w = module.pack_weights(np.zeros((3, 3, 4, 5), np.uint8), np.zeros(2, np.int8), 1)
         with pytest.raises(ValueError, match=message):
             module.conv2d(**{"x": np.zeros((1, 5, 5, 4), np.uint8), "weights": w, **wrong})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_long_lines_of_a_depthwise_convolution_match_the_oracle(isa, stride):
+    rng = np.random.default_rng(stride)
+    for channels in (2, 15, 16, 17, 65):
+        codes, levels = rng.integers(0, 256, (3, 3, 1, channels)).astype(np.uint8), np.arange(256) - 128
+        x = rng.integers(0, 256, (2, 9, int(rng.integers(22, 40)), channels)).astype(np.uint8)
+        m, o = rng.normal(0, 1e-3, channels).astype(np.float32), rng.normal(99, 50, channels).astype(np.float32)
+        oracle = intops.pack_weights(codes, levels, 8, channels)
+        weights = kernels.pack_weights(codes, levels, 8, channels, isa=isa)
+        for form in (None, (m, o, 8)):
+            ours, theirs = (form and module.requantization(*form) for module in (kernels, intops))
+            np.testing.assert_array_equal(kernels.conv2d(x, weights, stride, 1, 131, ours),
+                                          intops.conv2d(x, oracle, stride, 1, 131, theirs))

@@ -45,6 +45,14 @@ static inline void store_codes(uint8_t *to, floats y, float top)
     _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(codes));
 }
 
+#define HAS_DOT4
+static inline ints dot4(ints acc, ints x, ints w) { return _mm512_dpbusd_epi32(acc, x, w); }
+static inline ints shift_or(ints x, ints y, unsigned n)
+{
+    return _mm512_or_si512(x, _mm512_slli_epi32(y, n));
+}
+static inline ints low_byte(ints x) { return _mm512_and_si512(x, _mm512_set1_epi32(255)); }
+
 static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)
 {
     ints count = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);

@@ -12,6 +12,8 @@
  *   store_codes(to, y, top)              uint8 of clip(rint(y), 0, top), half to even, not-a-number to 0
  *   store_reached(to, y, edges, top)     uint8 of the number of edges with y >= edge
  *   look_up(table, count, k)             table[k] of codes k below count
+ *   where HAS_DOT4 is defined:           dot4(acc, x, w), acc + the four products of uint8 x and int8 w in
+ *                                        each lane; shift_or(x, y, n), x | y << n; low_byte(x), x & 255
  *   near_tie(y, margin)                  whether |y - rint(y)| > 0.5 - margin in any lane
  */
 #include <string.h>
@@ -60,11 +62,83 @@ static inline void depthwise_block(const int_taps *t, int first, int n, const in
         write_block(q, acc[i], first, n, out, place + i * t->channels);
 }
 
+#ifdef HAS_DOT4
+#define LONG_LINE 8 /* pixels from which arranging the weights of a line pays */
+/* Whether the taps are three rows of three pixels side by side. */
+static int is_3x3(const int_taps *t)
+{
+    int yes = t->count == 9;
+    for (int i = 0; yes && i < 9; i++)
+        yes = t->offsets[i] == t->offsets[i / 3 * 3] + i % 3 * t->channels;
+    return yes;
+}
+
+/* Byte r of lane c: row r of one column of the window, channel c. */
+static inline ints column_codes(const uint8_t *x, const ptrdiff_t *offsets)
+{
+    ints upper = shift_or(load_codes(x + offsets[0]), load_codes(x + offsets[3]), 8);
+    return shift_or(upper, load_codes(x + offsets[6]), 16);
+}
+
+/* Outputs of a line whose window keeps `kept` of its three columns from one to the next: a dot product takes
+ * a column. */
+static inline __attribute__((always_inline)) void line_3x3(const int_taps *t, int first, int n, int pixels,
+                                                           const uint8_t *x, ptrdiff_t step,
+                                                           const int_requantization *q, void *out,
+                                                           ptrdiff_t place, const int kept)
+{
+    int whole =
+        n == BLOCK && q && !q->direction && !q->boundaries; /* what write_block would look up each time */
+    const float *multiplier = whole ? q->multiplier + first : NULL,
+                *offset = whole ? q->offset + first : NULL;
+    float top = whole ? (float)q->top : 0;
+    ints w[3], columns[3], start = load_ints(t->start + first);
+    const int16_t *levels = t->levels + first;
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++, levels += t->pitch) {
+        ints upper = shift_or(low_byte(load_words(levels)), low_byte(load_words(levels + 3 * t->pitch)), 8);
+        w[j] = shift_or(upper, low_byte(load_words(levels + 6 * t->pitch)), 16);
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < kept; j++)
+        columns[3 - kept + j] = column_codes(x + j * t->channels, t->offsets);
+    for (int i = 0; i < pixels; i++, x += step) {
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; j++)
+            columns[j] = j < kept ? columns[3 - kept + j] : column_codes(x + j * t->channels, t->offsets);
+        ints acc = dot4(dot4(start, columns[0], w[0]), columns[1], w[1]);
+        acc = dot4(acc, columns[2], w[2]);
+        if (whole)
+            store_codes((uint8_t *)out + place + i * t->channels + first,
+                        plus(scale(acc, multiplier), load_floats(offset)), top);
+        else
+            write_block(q, acc, first, n, out, place + i * t->channels);
+    }
+}
+
+static void depthwise_3x3(const int_taps *t, int first, int n, int pixels, const uint8_t *x, ptrdiff_t step,
+                          const int_requantization *q, void *out, ptrdiff_t place)
+{
+    if (step == t->channels)
+        line_3x3(t, first, n, pixels, x + first, step, q, out, place, 2);
+    else if (step == 2 * t->channels)
+        line_3x3(t, first, n, pixels, x + first, step, q, out, place, 1);
+    else
+        line_3x3(t, first, n, pixels, x + first, step, q, out, place, 0);
+}
+#endif
+
 static void depthwise(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
                       const int_requantization *q, void *out, ptrdiff_t place)
 {
     for (int first = 0; first < t->channels; first += BLOCK) {
         int n = int_min(BLOCK, t->channels - first), i = 0;
+#ifdef HAS_DOT4
+        if (pixels >= LONG_LINE && is_3x3(t)) {
+            depthwise_3x3(t, first, n, pixels, x, step, q, out, place);
+            continue;
+        }
+#endif
         for (; i + PIXELS <= pixels; i += PIXELS)
             depthwise_block(t, first, n, PIXELS, x + i * step, step, q, out, place + i * t->channels);
         for (; i < pixels; i++)
