@@ -79,6 +79,7 @@ def draw(folder, out, data_root=None):
     config = known_config(folder)
     attempt(["curves"], lambda: [curves(read_log(folder), TASKS[config.task] if config else CLASSIFY)])
     attempt(["weights", "bits"], lambda: [make(newest_model(folder, missing, data_root)) for make in (weights, bits)])
+    attempt(["scenes", "precision_recall"], lambda: detector_pictures(folder, missing, data_root))
     if config is None or config.method != "float":
         attempt(list(film.STILLS), lambda: film.stills(film.read(folder)))
     written = [(figure, out / f"{name}.png") for name, figure in figures.items() if figure is not None]
@@ -124,6 +125,20 @@ def newest_model(folder, notes, data_root=None):
         model = load_run(folder, dataset, "last.npz")[0]
         notes.append(f"the best state ({error}); weights and bits are those of last.npz")
         return model
+
+
+def detector_pictures(folder, notes, data_root=None):
+    """The figures that only a detector has: test scenes with boxes, and precision over recall; [] for other runs."""
+    config = read_config(folder)
+    if config.task != "detect":
+        return []
+    from .detection import boxes, plots  # which draw with this module
+    from .training import predict
+    dataset = data.load(config.data, data_root, validation=config.validation, seed=config.seed, limit=config.limit)
+    outputs = predict(newest_model(folder, notes, data_root), dataset.test.images, dataset.normalise)
+    detections = boxes.decode(outputs, dataset.image_shape)
+    return [plots.scenes(detections, dataset.test, dataset.classes),
+            plots.precision_recall(detections, dataset.test.labels, dataset.classes)]
 
 
 def subplots(rows=1, columns=1, size=(7, 4.2), **options):

@@ -162,6 +162,11 @@ def test_a_detector_takes_other_image_sizes():
     assert np.isfinite(losses.detection_loss(maps, objects, (64, 80, 1))[0])
 
 
+def test_a_configuration_that_names_no_task_is_that_of_a_classifier():
+    from minquant.config import Config
+    assert Config.from_toml('method = "lsq"\nbits = 3\n', "here") == Config(method="lsq", bits=3, task="classify")
+
+
 def test_the_embedded_scenes_are_the_default_of_the_task():
     from minquant.config import Config
     config = Config(task="detect")
