@@ -198,11 +198,11 @@ def _row(job, report):
 
 
 def layer_bits(rows):
-    """{"variant, bits": {layer: bits of its weights, mean over the seeds}}, in order."""
+    """{"variant, n bits": {layer: bits of its weights, mean over the seeds}}, in order."""
     found = {}
     for row in rows:
         if not row["error"]:
-            found.setdefault(f"{row['variant']}, {row['bits']}", []).append(row["layer_bits"])
+            found.setdefault(f"{row['variant']}, {row['bits']} bits", []).append(row["layer_bits"])
     return {label: {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
             for label, seeds in found.items()}
 

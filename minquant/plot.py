@@ -210,13 +210,14 @@ def bits_by_layer(layer_bits):
     """A row per variant, a column per layer, the bits of its weights in the cell."""
     layers = list(dict.fromkeys(name for row in layer_bits.values() for name in row))
     values = np.array([[row.get(name, np.nan) for name in layers] for row in layer_bits.values()])
-    figure, axis = subplots(size=(3.5 + 0.5 * len(layers), 1.6 + 0.26 * len(layer_bits)))
+    label = max(map(len, layer_bits)) * 0.075
+    figure, axis = subplots(size=(max(label + 0.5 + 0.55 * len(layers), 4), 1.6 + 0.28 * len(layer_bits)))
     axis.imshow(values, cmap="Blues", vmin=0, vmax=10, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
     axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
     axis.set_yticks(range(len(layer_bits)), layer_bits, fontsize=8)
-    axis.set_title("bits of the weights, mean over the seeds", fontsize=10)
+    figure.suptitle("bits of the weights, mean over the seeds", fontsize=10)
     return figure
 
 

@@ -78,7 +78,7 @@ def test_the_pareto_front_holds_what_no_smaller_network_reaches():
 def test_the_bits_of_a_layer_are_means_over_the_seeds():
     rows = [{"variant": "dq", "bits": 4, "error": None, "layer_bits": {"fc1": bits, "fc2": 2}} for bits in (3, 4)]
     rows.append({"variant": "dq", "bits": 4, "error": "it broke", "layer_bits": {}})
-    assert compare.layer_bits(rows) == {"dq, 4": {"fc1": 3.5, "fc2": 2.0}}
+    assert compare.layer_bits(rows) == {"dq, 4 bits": {"fc1": 3.5, "fc2": 2.0}}
 
 
 def test_a_run_that_fails_is_reported_and_the_others_stand(tmp_path, capsys):
