@@ -14,7 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".npz", ".csv", ".md", ".toml", ".in"}
+SOURCE_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".npz", ".csv", ".md", ".toml", ".in", ".ld"}
 NOT_SHIPPED = {"build", "dist", ".venv"}
 
 
@@ -44,7 +44,8 @@ def check_sdist(path, sources):
 def check_wheel(path, sources):
     """A wheel holds every module and data file, and in no file a path of this machine."""
     shipped = {name for name in sources
-               if name.startswith("minquant/") and name.endswith((".py", ".npz", ".csv", "NOTICE.md"))}
+               if name.startswith("minquant/")
+               and name.endswith((".py", ".npz", ".csv", "NOTICE.md", ".c", ".h", ".ld", "Makefile"))}
     own_paths = [str(folder).encode() for folder in {Path.cwd(), Path(tempfile.gettempdir(), ""), Path.home()}
                  if str(folder) != "/"]
     paths = re.compile(b"(?:" + b"|".join(map(re.escape, own_paths)) + rb")/|/(?:home|root|Users)/\w+")
@@ -73,7 +74,7 @@ def check_install(wheel, compiled):
 
 def main():
     sources = {path.as_posix() for path in Path(".").glob("**/*") if path.is_file()
-               and path.suffix in SOURCE_SUFFIXES and not NOT_SHIPPED & set(path.parts)
+               and (path.suffix in SOURCE_SUFFIXES or path.name == "Makefile") and not NOT_SHIPPED & set(path.parts)
                and ".egg-info" not in str(path)}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

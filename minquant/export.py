@@ -12,6 +12,7 @@ import numpy as np
 from . import check, data
 from .config import ConfigError, Parser
 from .deploy import LoweringError, file, lower
+from .deploy.c_project import MARKER, check_project, write_project
 from .deploy.onnx_export import check_onnx, export_onnx
 from .runs import RunError, load_run, read_config, replacing
 
@@ -57,6 +58,7 @@ def check_mqz(program, path, images):
 TARGETS = {
     "mqz": Target("model.mqz", "one packed file", write_mqz, check_mqz),
     "onnx": Target("model.onnx", "the same integers in ONNX", export_onnx, check_onnx),
+    "c": Target("c", "a folder of C99 for a board", write_project, check_project, MARKER),
 }
 
 

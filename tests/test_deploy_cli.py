@@ -46,6 +46,21 @@ def test_an_onnx_model_is_exported_and_checked_in_one_command(run, tmp_path, cap
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def test_a_c_project_is_exported_and_checked_and_replaces_only_a_c_project(run, tmp_path, capsys):
+    out = tmp_path / "project"
+    assert export([str(run), "--to", "c", "--check", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "c against the program: images 360" in said and "constant bytes" in said and "arena bytes" in said
+    command = [str(run), "--to", "c", "--out"]
+    assert export([*command, str(out)]) == 1 and "exists already" in capsys.readouterr().err
+    assert export([*command, str(out), "--overwrite"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["project"] and not (out / "model").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis").write_text("")
+    assert export([*command, str(other), "--overwrite"]) == 1 and "it has no model.h" in capsys.readouterr().err
+
+
 def test_an_export_without_its_extra_says_what_to_install_and_writes_nothing(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert export([str(run), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]) == 1

@@ -13,12 +13,6 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-void int_conv_segments(const int_window *s, int *segments, int *length)
-{
-    *segments = s->groups > 1 ? s->kernel_h * s->kernel_w : s->kernel_h;
-    *length = (s->groups > 1 ? 1 : s->kernel_w) * (s->channels / s->groups);
-}
-
 static int at_least_0(int a) { return a > 0 ? a : 0; }
 
 void conv_pad_image(const int_window *s, const uint8_t *image, const int_options *o, uint8_t *to)

@@ -43,7 +43,7 @@ typedef enum { EXEC_MULTIPLY, EXEC_DIVIDE, EXEC_ADD } exec_arithmetic;
 
 /* One operation; what its kind does not name stays 0 or NULL. */
 typedef struct {
-    exec_kind kind;
+    int kind;                    /* exec_kind */
     int inputs[2];               /* tensors it reads; the second is the shortcut of EXEC_ADD_REQUANTIZE */
     int height, width, channels; /* of what it gives; a vector is 1 x 1 x channels */
 

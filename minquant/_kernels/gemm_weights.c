@@ -3,6 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+void int_conv_segments(const int_window *s, int *segments, int *length)
+{
+    *segments = s->groups > 1 ? s->kernel_h * s->kernel_w : s->kernel_h;
+    *length = (s->groups > 1 ? 1 : s->kernel_w) * (s->channels / s->groups);
+}
+
 /* A code whose level is 0, for the padding behind a segment; -1 where the table of 2^bits entries has none.
  */
 static int zero_code(int bits, int used, const int8_t *levels)

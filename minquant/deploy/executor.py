@@ -16,13 +16,17 @@ def compiled():
     return _kernels.extension("executor")
 
 
-def make(program, isa):
-    """The executor of a program on an instruction set."""
+def table(program):
+    """For every operation a dict of the fields of exec_op, as `Executor` takes them."""
     tensors = program.tensors
-    rows = [{"kind": type(op).__name__, "inputs": op.inputs, "shape": _image(tensors[i].shape),
+    return [{"kind": type(op).__name__, "inputs": op.inputs, "shape": _image(tensors[i].shape),
              **FIELDS.get(type(op), lambda op, x: {})(op, tensors[op.inputs[0]])}
             for i, op in enumerate(program.ops, start=1)]
-    return compiled().Executor(tuple(program.image_shape), rows, isa)
+
+
+def make(program, isa):
+    """The executor of a program on an instruction set."""
+    return compiled().Executor(tuple(program.image_shape), table(program), isa)
 
 
 def _image(shape):

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Executed instructions per multiply-accumulate of each kernel on 64-bit ARM, counted by QEMU.
+"""Executed instructions on 64-bit ARM, counted by QEMU: per multiply-accumulate of each kernel, per image of networks.
 
     python tools/arm/count.py                 print them
     python tools/arm/count.py --check FILE    and fail where a figure is more than 2 % above that of FILE
     python tools/arm/count.py --write FILE    and store them
+    python tools/arm/count.py --only kernels  or networks: a part of it, for a look
 
-Whole calls are counted: copies, decoding and stores are in. The counts are the same in every run and say nothing of
-caches, or of how long an instruction takes. They depend on the compiler, whose name is stored with them.
+Whole calls are counted: copies, decoding and stores are in. Networks are exported C projects with random weights, all
+layers at the same bits; beside them the products of their layers in float32 (float32.h), without what else a float
+network does. Counts are the same in every run and say nothing of caches, or of how long an instruction takes. They
+depend on the compiler, whose name is stored with them. Needs the package with its compiled kernels.
 
 No product takes fewer than its multiplications alone: usmmla multiplies 32 pairs (1/32 = 0.03125), sdot 16 (0.0625),
 smlal 8 into sums of 16 bits (0.125; with weights of 8 bits smull, smlal2 and sadalp for 16: 0.1875), mla 16 into sums
@@ -16,6 +19,8 @@ of activations, and 8 loads of weights, for 96 products (0.0755); with usmmla 6 
 Debian: apt-get install gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 """
 import argparse
+import collections
+import filecmp
 import json
 import math
 import os
@@ -25,9 +30,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
+from minquant import models
+from minquant.deploy import c_project, lower
+from minquant.deploy.ops import Weighted
+from minquant.quantize import calibrate, quantize
+
 TOOLS = Path(__file__).resolve().parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-PACKAGES = {"gcc": "gcc", COMPILER: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", EMULATOR: "qemu-user"}
+PACKAGES = {"gcc": "gcc", "make": "make", COMPILER: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+            EMULATOR: "qemu-user"}
 ALLOWED_GROWTH = 1.02
 
 # Label -> (bits of weights, largest magnitude of a level, greatest activation). 8 bits up to 127 spare plain NEON the
@@ -42,9 +55,13 @@ PRODUCTS = [(60, 576, 64), (240, 1152, 128), (1, 1024, 1024)]
 # size, channels, stride of a 3 x 3 depthwise convolution
 DEPTHWISE = [(16, 64, 1), (16, 64, 2)]
 
+PROCESSORS = ["cortex-a53", "cortex-a76"]  # plain NEON as in Raspberry Pi 3 and 4; with the dot product, Pi 5
+NETWORKS = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "vgg_small": (32, 32, 3), "mobilenet_tiny": (32, 32, 3)}
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["kernels", "networks"])
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", metavar="FILE", type=Path)
     action.add_argument("--write", metavar="FILE", type=Path)
@@ -52,10 +69,18 @@ def main():
     for tool, packages in PACKAGES.items():
         if shutil.which(tool) is None:
             sys.exit(f"count.py: {tool} not found; Debian: apt-get install {packages}")
+    if arguments.only and (arguments.check or arguments.write):
+        sys.exit("count.py: --only is for a look; --check and --write count everything")
     found = {"compiler": compiler_version()}
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder))
-        found["instructions per multiply-accumulate"] = kernels(counter)
+        program = counter.folder / "kernel"
+        subprocess.run([TOOLS / "build.sh", TOOLS / "kernel.c", program], check=True,
+                       env={**os.environ, "CC": COMPILER})
+        if arguments.only != "networks":
+            found["instructions per multiply-accumulate"] = kernels(counter, program)
+        if arguments.only != "kernels":
+            found["instructions per image"] = networks(counter, program)
     if arguments.write:
         arguments.write.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.check:
@@ -88,10 +113,8 @@ class Counter:
         return self.executed(cpu, *command, 2) - self.executed(cpu, *command, 1)
 
 
-def kernels(counter):
+def kernels(counter, program):
     """{kernel weights operation: instructions per multiply-accumulate}, printed on the way."""
-    program = counter.folder / "kernel"
-    subprocess.run([TOOLS / "build.sh", TOOLS / "kernel.c", program], check=True, env={**os.environ, "CC": COMPILER})
     operations = [("product", shape, math.prod(shape)) for shape in PRODUCTS]
     operations += [("depthwise", shape, shape[1] * 9 * ((shape[0] - 1) // shape[2] + 1) ** 2) for shape in DEPTHWISE]
     names = [f"{operation} {'x'.join(map(str, shape))}" for operation, shape, _ in operations]
@@ -108,6 +131,72 @@ def kernels(counter):
                 print(f" {figure:21.4f}" if counts else f"{'-':>22}", end="", flush=True)
             print()
     return figures
+
+
+def networks(counter, program):
+    """{network weights processor: instructions per image}, printed on the way, the ratios to int8 and float32 too."""
+    print("\nmillions of instructions per image\n")
+    print(f"{'network':15} {'processor':11} {'float32':>9} {'8-bit':>9} {'4-bit':>9} {'2-bit':>9}"
+          f" {'4/8':>6} {'2/8':>6} {'f32/8':>6} {'f32/4':>6} {'f32/2':>6}")
+    figures, folder = {}, counter.folder / "network"
+    for network, shape in NETWORKS.items():
+        counts = {}
+        for bits in (8, 4, 2):
+            lowered = random_program(network, shape, bits)
+            export(lowered, shape, folder)
+            for cpu in PROCESSORS:
+                counts[cpu, bits] = counter.per_call(cpu, folder / "model", "-r")
+                figures[f"{network} {bits}-bit {cpu}"] = counts[cpu, bits]
+        exact = figures[f"{network} float32"] = float32_products(counter, program, lowered)
+        for cpu in PROCESSORS:
+            row = [counts[cpu, bits] for bits in (8, 4, 2)]
+            ratios = [row[1] / row[0], row[2] / row[0], *(exact / count for count in row)]
+            print(f"{network:15} {cpu:11} {exact / 1e6:9.3f}", *(f"{count / 1e6:9.3f}" for count in row),
+                  *(f"{ratio:6.2f}" for ratio in ratios), flush=True)
+    return figures
+
+
+def random_program(network, shape, bits):
+    """The integer program of an untrained network, calibrated on noise."""
+    rng = np.random.default_rng(0)
+    model = quantize(models.build(network, shape, 10, rng), "minmax", bits, bits, rng=rng)
+    calibrate(model, normalise(rng.integers(0, 256, (16, *shape), np.uint8)), rng)
+    model.method.finish(model)
+    return lower(model, shape, normalise)
+
+
+def normalise(images):
+    """Pixels about -2 .. 2."""
+    return (images.astype(np.float32) - 127.5) / 64
+
+
+def export(lowered, shape, folder):
+    """Build the C project of a program in a folder, where the objects of its kernels may be already."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch, "project")
+        c_project.write_project(lowered, made, np.random.default_rng(1).integers(0, 256, (1, *shape), np.uint8))
+        shutil.copytree(made, folder, dirs_exist_ok=True, copy_function=copy_changed)
+    subprocess.run(["make", "-s", f"-j{os.cpu_count()}", f"CC={COMPILER}", "CFLAGS=-O3", "model"], cwd=folder,
+                   check=True)
+
+
+def copy_changed(source, target):
+    """Copy a file unless it is there already, so that make has nothing to do for it."""
+    if not (os.path.exists(target) and filecmp.cmp(source, target, shallow=False)):
+        shutil.copyfile(source, target)
+
+
+def float32_products(counter, program, lowered):
+    """Instructions of the layers' products in float32."""
+    calls = collections.Counter()
+    for op, tensor in zip(lowered.ops, lowered.tensors[1:], strict=True):
+        if getattr(op, "groups", 1) > 1:
+            source = lowered.tensors[op.inputs[0]]
+            calls["depthwise", source.shape[0], source.shape[2], op.stride] += 1
+        elif isinstance(op, Weighted):
+            calls["product", math.prod(tensor.shape[:-1]), math.prod(op.shape[:-1]), op.shape[-1]] += 1
+    return sum(times * counter.per_call(PROCESSORS[0], program, operation, "float32", *shape, *WIDTHS["8-bit"])
+               for (operation, *shape), times in calls.items())
 
 
 def compare(found, expected, path):

@@ -10,7 +10,8 @@ set -euo pipefail
 fail() { printf 'test_wheel.sh: %s\n' "$*" >&2; exit 1; }
 
 # What takes a minute under emulation: no training, and no process of its own, which would not be emulated.
-files=(tests/test_{int_pack,int_products,int_conv,int_loops,deploy_ops}.py)
+files=(tests/test_{int_pack,int_products,int_conv,int_loops,deploy_ops}.py
+    tests/test_executor.py::test_any_program_gives_the_oracles_integers_on_every_instruction_set)
 
 tools=$(realpath "$(dirname "${BASH_SOURCE[0]}")")
 command -v qemu-aarch64 >/dev/null || fail "qemu-aarch64 not found; Debian: apt-get install qemu-user"
