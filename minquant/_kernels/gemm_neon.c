@@ -201,7 +201,7 @@ static const int_isa isa = {.name = "neon",
                             .plain_top = PLAIN_TOP,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic,
+                            .loops = &int_loops_neon,
                             .floats = &codebook_isa_neon};
 const int_isa *const int_isa_neon = &isa;
 #else

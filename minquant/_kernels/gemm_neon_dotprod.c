@@ -96,7 +96,7 @@ static const int_isa isa = {.name = "neon_dotprod",
                             .centre = 128,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic,
+                            .loops = &int_loops_neon,
                             .floats = &codebook_isa_neon};
 const int_isa *const int_isa_neon_dotprod = &isa;
 #else

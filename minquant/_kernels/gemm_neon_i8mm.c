@@ -109,7 +109,7 @@ static const int_isa isa = {.name = "neon_i8mm",
                             .widest_product = INT_MAX_PRODUCT,
                             .decode = decode,
                             .tile = tile,
-                            .loops = &int_loops_generic,
+                            .loops = &int_loops_neon,
                             .floats = &codebook_isa_neon};
 const int_isa *const int_isa_neon_i8mm = &isa;
 #else

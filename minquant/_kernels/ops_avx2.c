@@ -7,6 +7,7 @@
 #define BLOCK 8
 typedef __m256i ints;
 typedef __m256 floats;
+typedef ints words;
 
 static inline ints load_codes(const uint8_t *x)
 {
@@ -16,15 +17,15 @@ static inline ints load_ints(const int32_t *x) { return _mm256_loadu_si256((cons
 static inline floats load_floats(const float *x) { return _mm256_loadu_ps(x); }
 static inline void store_ints(int32_t *to, ints x) { _mm256_storeu_si256((__m256i *)(void *)to, x); }
 
-static inline ints load_words(const int16_t *x)
+static inline words load_words(const int16_t *x)
 {
     return _mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)x));
 }
 
 /* The upper halves of x are 0, so of each pair of int16 products only the lower counts. */
-static inline ints multiply_add(ints acc, ints x, ints w)
+static inline ints multiply_add(ints acc, const uint8_t *x, words w)
 {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(load_codes(x), w));
 }
 
 static inline ints turn(ints x)

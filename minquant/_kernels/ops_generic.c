@@ -10,6 +10,9 @@ typedef struct {
 typedef struct {
     float lane[BLOCK];
 } floats;
+typedef struct {
+    int16_t lane[BLOCK];
+} words;
 
 /* A function that gives `expression` of every lane i. */
 #define LANES(type, name, parameters, expression) \
@@ -23,9 +26,9 @@ typedef struct {
 LANES(ints, load_codes, (const uint8_t *x), x[i])
 LANES(ints, load_ints, (const int32_t *x), x[i])
 LANES(floats, load_floats, (const float *x), x[i])
-LANES(ints, load_words, (const int16_t *x), x[i])
-LANES(ints, multiply_add, (ints acc, ints x, ints w),
-      (int32_t)((uint32_t)acc.lane[i] + (uint32_t)((int16_t)x.lane[i] * (int16_t)w.lane[i])))
+LANES(words, load_words, (const int16_t *x), x[i])
+LANES(ints, multiply_add, (ints acc, const uint8_t *x, words w),
+      (int32_t)((uint32_t)acc.lane[i] + (uint32_t)((int16_t)x[i] * w.lane[i])))
 LANES(ints, turn, (ints x), (x.lane[i] ^ 128) - 128)
 LANES(floats, scale, (ints x, const float *m), (float)x.lane[i] * m[i])
 LANES(floats, scale_floats, (floats y, const float *m), y.lane[i] * m[i])

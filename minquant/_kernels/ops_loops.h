@@ -3,9 +3,11 @@
  * most 16):
  *
  *   ints, floats                         BLOCK lanes of int32 and of float32
- *   load_codes, load_words, load_ints    ints from uint8, int16, int32; store_ints
+ *   words                                BLOCK lanes of int16
+ *   load_codes, load_ints                ints from uint8 and int32; store_ints
+ *   load_words                           words from int16
  *   load_floats                          floats from float32
- *   multiply_add(acc, x, w)              acc + x * w of codes x and words w
+ *   multiply_add(acc, x, w)              acc + x * w of uint8 codes at x and words w
  *   turn(x)                              (x ^ 128) - 128: int8 read as uint8
  *   scale(x, m), scale_floats(y, m)      float(x) * m and y * m, m from float32
  *   plus(y, z)                           y + z, rounded by itself
@@ -52,10 +54,10 @@ static inline void depthwise_block(const int_taps *t, int first, int n, const in
         acc[i] = load_ints(t->start + first);
     for (int tap = 0; tap < t->count; tap++, w += t->pitch) {
         const uint8_t *from = x + t->offsets[tap] + first;
-        ints levels = load_words(w);
+        words levels = load_words(w);
 #pragma GCC unroll 4
         for (int i = 0; i < pixels; i++)
-            acc[i] = multiply_add(acc[i], load_codes(from + i * step), levels);
+            acc[i] = multiply_add(acc[i], from + i * step, levels);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < pixels; i++)
