@@ -1,7 +1,5 @@
 /* Chooses among the instruction sets; computes nothing. */
-#include "codebook.h"
 #include "int_isa.h"
-#include "lut.h"
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -41,8 +39,7 @@ static int system_has(const char *name)
 #endif
 
 /* Best first. */
-#define CANDIDATES 7
-static const int_isa *candidate(int index, int *present)
+const int_isa *int_isa_candidate(int index, int *present)
 {
     switch (index) {
     case 0:
@@ -71,37 +68,11 @@ static const int_isa *candidate(int index, int *present)
 
 const int_isa *int_isa_at(int index)
 {
-    for (int i = 0; i < CANDIDATES; i++) {
+    for (int i = 0; i < INT_CANDIDATES; i++) {
         int present;
-        const int_isa *isa = candidate(i, &present);
+        const int_isa *isa = int_isa_candidate(i, &present);
         if (isa && present && index-- == 0)
             return isa;
-    }
-    return NULL;
-}
-
-static const char *provider(const int_isa *isa, int family)
-{
-    static const int8_t levels[2];
-    switch (family) {
-    case INT_LOOPS:
-        return (*isa->loops)->name;
-    case INT_CODEBOOKS:
-        return (*isa->floats)->name;
-    case INT_LOOKUPS:
-        return lut_takes(isa, 1, levels, 1) ? isa->name : "-";
-    default:
-        return isa->name;
-    }
-}
-
-const char *int_isa_provider(int index, int family)
-{
-    for (int i = 0; i < CANDIDATES; i++) {
-        int present;
-        const int_isa *isa = candidate(i, &present);
-        if (isa && index-- == 0)
-            return provider(isa, family);
     }
     return NULL;
 }

@@ -103,6 +103,10 @@ extern const int_isa *const int_isa_neon, *const int_isa_neon_dotprod, *const in
 
 #define INT_MAX_PRODUCT (255 * 128)
 
+/* Instruction sets that this source knows, best first: NULL where the compiler had it not (dispatch.c). */
+#define INT_CANDIDATES 7
+const int_isa *int_isa_candidate(int index, int *present);
+
 static inline int int_min(int a, int b) { return a < b ? a : b; }
 static inline int int_up(int a, int to) { return (a + to - 1) / to * to; }
 

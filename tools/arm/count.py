@@ -4,7 +4,7 @@
     python tools/arm/count.py                 print them
     python tools/arm/count.py --check FILE    and fail where a figure is more than 2 % above that of FILE
     python tools/arm/count.py --write FILE    and store them
-    python tools/arm/count.py --only kernels  or networks: a part of it, for a look
+    python tools/arm/count.py --only kernels  or networks: a part of it
 
 Whole calls are counted: copies, decoding and stores are in. Networks are exported C projects with random weights, all
 layers at the same bits; beside them the products of their layers in float32 (float32.h), without what else a float
@@ -69,8 +69,8 @@ def main():
     for tool, packages in PACKAGES.items():
         if shutil.which(tool) is None:
             sys.exit(f"count.py: {tool} not found; Debian: apt-get install {packages}")
-    if arguments.only and (arguments.check or arguments.write):
-        sys.exit("count.py: --only is for a look; --check and --write count everything")
+    if arguments.only and arguments.write:
+        sys.exit("count.py: --write stores everything; leave --only out")
     found = {"compiler": compiler_version()}
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder))
