@@ -151,11 +151,11 @@ def test_a_missing_compiler_or_board_is_named_with_its_package(projects):
 def test_a_weight_or_factor_in_the_source_is_the_same_number_to_the_last_bit(programs):
     values = np.float32([0.1, -1e-30, 3, 16777216, 1 / 3])
     text = c_project.constant("x", values)
-    assert text.startswith("static const float x[] = {") and text.endswith("f};")
-    assert np.array_equal(np.float32([word.rstrip("f") for word in text[26:-2].split(", ")]), values)
-    assert c_project.literal(np.float64(0.1), "d") == "0.10000000000000001"
-    assert c_project.literal(np.float64(-np.inf), "d") == "-HUGE_VAL"
-    assert c_project.literal(np.int32(-2 ** 31), "i") == "(-2147483647 - 1)"
+    assert text.startswith("static const float x[] = {\n") and text.endswith("f};")
+    assert np.array_equal(np.float32([word.strip().rstrip("f") for word in text[26:-2].split(",")]), values)
+    assert c_project.literal(0.1, "d") == "0.10000000000000001"
+    assert c_project.literal(-np.inf, "d") == "-HUGE_VAL"
+    assert c_project.literal(-2 ** 31, "i") == "(-2147483647 - 1)"
 
 
 def test_names_cannot_leave_comments_and_strings():

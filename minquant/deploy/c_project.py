@@ -10,6 +10,7 @@ It allocates nothing: the network is laid out in static memory whose size is kno
 asked for, OpenMP's are all it needs.
 """
 
+import math
 import re
 import shutil
 import subprocess
@@ -210,19 +211,22 @@ def embedded(images):
 
 
 TYPES = {"B": "uint8_t", "b": "int8_t", "h": "int16_t", "i": "int32_t", "f": "float", "d": "double"}
+ROW = {"B": 22, "b": 18, "h": 16, "i": 10, "f": 8, "d": 5}  # values in a line
 
 
 def constant(name, array):
     """The definition of a constant C array, flat."""
-    values = ", ".join(literal(value, array.dtype.char) for value in array.ravel())
-    return wrapped(f"static const {TYPES[array.dtype.char]} {name}[] = {{{values}}};")
+    kind = array.dtype.char
+    values = [literal(value, kind) for value in array.ravel().tolist()]
+    rows = ",\n    ".join(", ".join(values[i:i + ROW[kind]]) for i in range(0, len(values), ROW[kind]))
+    return f"static const {TYPES[kind]} {name}[] = {{\n    {rows}}};"
 
 
 def literal(value, kind):
     """A C constant of exactly this value: nine and seventeen digits identify float32 and float64."""
     if kind not in "fd":
-        return f"(-{-int(value) - 1} - 1)" if value == -2 ** 31 else str(int(value))
-    if np.isinf(value):
+        return f"(-{-value - 1} - 1)" if value == -2 ** 31 else str(value)
+    if math.isinf(value):
         return "HUGE_VAL" if value > 0 else "-HUGE_VAL"
     text = f"{value:.9g}" if kind == "f" else f"{value:.17g}"
     return text + ("" if set(text) & set(".e") else ".0") + ("f" if kind == "f" else "")

@@ -5,6 +5,7 @@
     python tools/arm/count.py --check FILE    and fail where a figure is more than 2 % above that of FILE
     python tools/arm/count.py --write FILE    and store them
     python tools/arm/count.py --only kernels  or networks: a part of it
+    python tools/arm/count.py --only cycles   what llvm-mca thinks of the kernels' loops (Debian: llvm), as information
 
 Whole calls are counted: copies, decoding and stores are in. Networks are exported C projects with random weights, all
 layers at the same bits; beside them the products of their layers in float32 (float32.h), without what else a float
@@ -55,18 +56,20 @@ PRODUCTS = [(60, 576, 64), (240, 1152, 128), (1, 1024, 1024)]
 # size, channels, stride of a 3 x 3 depthwise convolution
 DEPTHWISE = [(16, 64, 1), (16, 64, 2)]
 
+MODELS = ["cortex-a53", "cortex-a55", "cortex-a72"]  # of llvm-mca 14; its later cores are the same as cortex-a57
 PROCESSORS = ["cortex-a53", "cortex-a76"]  # plain NEON as in Raspberry Pi 3 and 4; with the dot product, Pi 5
 NETWORKS = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "vgg_small": (32, 32, 3), "mobilenet_tiny": (32, 32, 3)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["kernels", "networks"])
+    parser.add_argument("--only", choices=["kernels", "networks", "cycles"])
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", metavar="FILE", type=Path)
     action.add_argument("--write", metavar="FILE", type=Path)
     arguments = parser.parse_args()
-    for tool, packages in PACKAGES.items():
+    tools = {**PACKAGES, "llvm-mca": "llvm"} if arguments.only == "cycles" else PACKAGES
+    for tool, packages in tools.items():
         if shutil.which(tool) is None:
             sys.exit(f"count.py: {tool} not found; Debian: apt-get install {packages}")
     if arguments.only and arguments.write:
@@ -75,11 +78,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder))
         program = counter.folder / "kernel"
-        subprocess.run([TOOLS / "build.sh", TOOLS / "kernel.c", program], check=True,
+        subprocess.run([TOOLS / "build.sh", TOOLS / "kernel.c", program, "-static"], check=True,
                        env={**os.environ, "CC": COMPILER})
-        if arguments.only != "networks":
+        if arguments.only == "cycles":
+            cycles(counter, program)
+        if arguments.only in (None, "kernels"):
             found["instructions per multiply-accumulate"] = kernels(counter, program)
-        if arguments.only != "kernels":
+        if arguments.only in (None, "networks"):
             found["instructions per image"] = networks(counter, program)
     if arguments.write:
         arguments.write.write_text(json.dumps(found, indent=1) + "\n")
@@ -103,10 +108,23 @@ class Counter:
 
     def executed(self, cpu, *command):
         """Instructions of one run of a program."""
+        return next(int(line.split()[0]) for line in self.log(cpu, *command) if line.endswith(" total"))
+
+    def hottest(self, cpu, *command):
+        """Lines of assembly of the block in which a static program executed most instructions."""
+        _, _, address, length = next(line.split() for line in self.log(cpu, *command) if " block " in line)
+        start = int(address, 16)
+        said = subprocess.run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", f"--start-address={start}",
+                               f"--stop-address={start + 4 * int(length)}", command[0]],
+                              capture_output=True, text=True, check=True)
+        return [line.partition("\t")[2] for line in said.stdout.splitlines() if ":\t" in line]
+
+    def log(self, cpu, *command):
+        """What the plugin says of one run of a program, in lines."""
         log = self.folder / "counts"
         subprocess.run([EMULATOR, "-cpu", cpu, "-L", "/usr/aarch64-linux-gnu", "-plugin", self.plugin, "-d", "plugin",
                         "-D", log, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-        return int(next(line.split()[0] for line in log.read_text().splitlines() if line.endswith(" total")))
+        return log.read_text().splitlines()
 
     def per_call(self, cpu, *command):
         """Instructions of one repetition: `command` takes the number of them as its last argument."""
@@ -131,6 +149,30 @@ def kernels(counter, program):
                 print(f" {figure:21.4f}" if counts else f"{'-':>22}", end="", flush=True)
             print()
     return figures
+
+
+def cycles(counter, program):
+    """Print cycles per multiply-accumulate, were all of a product as fast as its hottest block with warm caches."""
+    shape = PRODUCTS[1]
+    version = subprocess.run(["llvm-mca", "--version"], capture_output=True, text=True, check=True).stdout.split()
+    print(f"cycles per multiply-accumulate of the loops of {'x'.join(map(str, shape))}, estimated by llvm-mca "
+          f"{version[version.index('version') + 1]}: a ranking, not a time\n")
+    print(f"{'kernel':13} {'weights':13}", *(f"{model:>12}" for model in MODELS))
+    for kernel in ("float32", "neon", "neon_dotprod"):
+        for width in KERNELS[kernel]:
+            command = program, "product", kernel, *shape, *WIDTHS[width]
+            block = counter.hottest("max,sve=off", *command, 2)
+            per_mac = counter.per_call("max,sve=off", *command) / math.prod(shape)
+            print(f"{kernel:13} {width if kernel != 'float32' else 'float32':13}",
+                  *(f"{per_mac * estimate(block, model) / len(block):12.3f}" for model in MODELS), flush=True)
+
+
+def estimate(block, model):
+    """Cycles of one turn of a block on a processor model of llvm-mca; branches are taken to cost nothing."""
+    body = "\n".join(line for line in block if not line.startswith(("b.", "b\t", "cb", "tb", "ret", "bl")))
+    said = subprocess.run(["llvm-mca", "-mtriple=aarch64", f"-mcpu={model}", "-mattr=+dotprod", "-iterations=100"],
+                          input=body, capture_output=True, text=True, check=True)
+    return int(next(line.split()[-1] for line in said.stdout.splitlines() if line.startswith("Total Cycles"))) / 100
 
 
 def networks(counter, program):

@@ -1,9 +1,10 @@
-/* A plugin of QEMU 7: counts executed instructions, in all and per function of the main program.
+/* A plugin of QEMU 7: counts executed instructions, in all, per function of the main program, and of the block
+ * without branches in which most were executed.
  *
  *   cc -O2 -shared -fPIC -fvisibility=hidden -o icount.so icount.c
  *   qemu-aarch64 -plugin ./icount.so -d plugin -D counts.txt ./program
  *
- * counts.txt: one line "count name" per function, then the total. Debian packages no header for plugins;
+ * counts.txt: one line "count name" per function, one "count block address length", then the total. Debian packages no header for plugins;
  * below is what is used here of the interface, version 1. Later QEMUs ask for a later version and refuse this
  * one. */
 #include <stddef.h>
@@ -14,6 +15,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #define ADD_U64 0
 #define MOST_FUNCTIONS 4096
+#define MOST_BLOCKS (1 << 16) /* a power of two */
 
 typedef uint64_t plugin_id;
 struct qemu_plugin_tb;
@@ -24,6 +26,7 @@ void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct
 void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int operation, void *to,
                                               uint64_t value);
 void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
+uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 const char *qemu_plugin_insn_symbol(const struct qemu_plugin_insn *);
@@ -33,6 +36,9 @@ static struct {
     char name[64];
     uint64_t count;
 } functions[MOST_FUNCTIONS]; /* the last one takes what finds no place */
+static struct {
+    uint64_t address, length, count;
+} blocks[MOST_BLOCKS]; /* by address; two of them that fall together are counted as one */
 static int used;
 static uint64_t total;
 
@@ -54,6 +60,10 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
     (void)id;
     uint64_t length = qemu_plugin_tb_n_insns(block);
     const char *name = qemu_plugin_insn_symbol(qemu_plugin_tb_get_insn(block, 0));
+    uint64_t address = qemu_plugin_tb_vaddr(block), slot = address / 4 % MOST_BLOCKS;
+    blocks[slot].address = address;
+    blocks[slot].length = length;
+    qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, &blocks[slot].count, length);
     qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, &total, length);
     qemu_plugin_register_vcpu_tb_exec_inline(block, ADD_U64, counter(name ? name : "?"), length);
 }
@@ -68,6 +78,13 @@ static void finished(plugin_id id, void *unused)
                  functions[i].name);
         qemu_plugin_outs(line);
     }
+    size_t hottest = 0;
+    for (size_t i = 1; i < MOST_BLOCKS; i++)
+        if (blocks[i].count > blocks[hottest].count)
+            hottest = i;
+    snprintf(line, sizeof line, "%llu block %#llx %llu\n", (unsigned long long)blocks[hottest].count,
+             (unsigned long long)blocks[hottest].address, (unsigned long long)blocks[hottest].length);
+    qemu_plugin_outs(line);
     snprintf(line, sizeof line, "%llu total\n", (unsigned long long)total);
     qemu_plugin_outs(line);
 }
