@@ -26,14 +26,15 @@ def read_rows(path):
 
 
 def comparison(rows):
-    """(a sentence, header, rows): test accuracy in percent by variant, most bits first."""
+    """(a sentence, header, rows): test accuracy, or the metric that the rows name, in percent; most bits first."""
     spread = compare.spread(rows)
     start, seeds = 100 * sum(row["float_accuracy"] for row in rows) / len(rows), max(row[7] for row in spread)
     of = f"mean of {seeds} seeds (lowest to highest)" if seeds > 1 else "one seed"
     bits = sorted({row[1] for row in spread}, reverse=True)
     lines = [[f"`{variant}`", *(cell(spread, variant, b) for b in bits)]
              for variant in dict.fromkeys(row[0] for row in spread)]
-    return f"Test accuracy in percent, {of}; float {start:.2f}.", ["method", *(f"{b} bits" for b in bits)], lines
+    metric = next((row["metric"] for row in rows if row.get("metric")), "accuracy")
+    return f"Test {metric} in percent, {of}; float {start:.2f}.", ["method", *(f"{b} bits" for b in bits)], lines
 
 
 def cell(spread, variant, bits):
