@@ -56,7 +56,7 @@ typedef struct {
 } int_loops;
 
 extern const int_loops *const int_loops_generic, *const int_loops_avx2, *const int_loops_avx512vnni,
-    *const int_loops_neon;
+                                                                            *const int_loops_neon;
 
 /* A panel holds `columns` output channels of all K in the order [K / group][columns][group]; the last panel
  * is `narrow` wide where that many suffice. Codes of 4 or 2 bits share bytes with codes `vector` bytes later:

@@ -31,7 +31,8 @@ static inline void store_ints(int32_t *to, ints x)
 static inline ints multiply_add(ints acc, const uint8_t *x, words w)
 {
     int16x8_t codes = load_shorts(x);
-    return (ints){{vmlal_s16(acc.val[0], vget_low_s16(codes), vget_low_s16(w)), vmlal_high_s16(acc.val[1], codes, w)}};
+    return (ints){
+        {vmlal_s16(acc.val[0], vget_low_s16(codes), vget_low_s16(w)), vmlal_high_s16(acc.val[1], codes, w)}};
 }
 
 static inline ints turn(ints x)
@@ -93,7 +94,8 @@ static inline floats look_up(const float *table, int count, const uint8_t *k)
     float found[BLOCK];
     if (count <= 16) {
         const uint8_t *bytes = (const uint8_t *)table;
-        uint8x16x4_t all = {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+        uint8x16x4_t all = {
+            {vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
         return (floats){{four_of(all, vld1_u8(k), low), four_of(all, vld1_u8(k), high)}};
     }
     for (int i = 0; i < BLOCK; i++)
