@@ -14,9 +14,9 @@ def random_program(rng, operations=8):
     return _Builder(rng).build(operations)
 
 
-def near_ties(rng):
-    """A Program on 16 x 16 x 1 images whose only addition has float64 values on boundaries and next to them."""
-    return _Builder(rng, (16, 16, 1)).near_ties()
+def near_ties(rng, image=(16, 16, 1), additions=1):
+    """A Program whose additions, all of the same sums, have float64 values on boundaries and next to them."""
+    return _Builder(rng, image).near_ties(additions)
 
 
 class _Builder:
@@ -33,11 +33,13 @@ class _Builder:
             self.one_of(*kinds)(int(self.rng.choice(self.of_kind("codes"))))
         return self.finished()
 
-    def near_ties(self):
+    def near_ties(self, additions):
         codes = self.emit(QuantizeInput("input", (0,), np.arange(256, dtype=np.uint8)[None]))
         fields = self.weights(codes, (1, 1, 1, 20)) | {"input_levels": np.arange(256, dtype=np.int16)}
         sums = self.emit(Convolution("conv", **fields, stride=1, padding=0, groups=1))
-        self.add_near_ties(sums, self.emit(PadShortcut("short", (codes,), 20, 1, 0)))
+        shortcut = self.emit(PadShortcut("short", (codes,), 20, 1, 0))
+        for _ in range(additions):
+            self.add_near_ties(sums, shortcut)
         return self.finished()
 
     def finished(self):

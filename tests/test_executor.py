@@ -57,6 +57,14 @@ def test_sums_on_and_beside_a_boundary_are_settled_in_float64(isa, monkeypatch):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_long_lines_of_sums_that_two_additions_read_are_settled_to_their_end(isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 2, 128, 1)
+    for seed in range(20):
+        assert_equal_traces(near_ties(np.random.default_rng(seed), pixels.shape[1:], additions=2), pixels)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_networks_give_the_oracles_integers_on_every_instruction_set(program, isa, monkeypatch):
     monkeypatch.setenv("MINQUANT_ISA", isa)
     assert_equal_traces(program, DIGITS.test.images[:3])
@@ -70,6 +78,10 @@ def logits(program):
 @pytest.mark.parametrize("images,threads", [(1, 1), (1, 2), (3, 2), (5, 4), (33, 1), (33, 4)])
 def test_batch_and_threads_change_nothing(program, logits, images, threads):
     np.testing.assert_array_equal(program.run(DIGITS.test.images[:images], threads), logits[:images])
+
+
+def test_threads_that_share_one_image_give_the_same_trace(program):
+    assert_equal_traces(program, DIGITS.test.images[:1], threads=2)
 
 
 def test_bit_exact_counts_the_codes_that_the_executor_computed():

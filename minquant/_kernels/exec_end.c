@@ -67,7 +67,7 @@ static void add_rows(const exec_end *end, const int_ending *e)
 {
     const exec_made *m = end->made;
     uint32_t doubt = (*end->isa->loops)->end(&m->q, &m->shortcut, e);
-    for (int r = 0; m->index && doubt >> r; r++)
+    for (int r = 0; m->index && doubt && r < e->rows; r++)
         if (doubt >> r & 1)
             settle_row(end, e->acc + r * e->acc_row, e->first, e->columns, e->k + r * e->k_row,
                        e->to + r * e->to_row);

@@ -40,7 +40,7 @@ static int levels_read(const exec_op *op, int *zero, int *top)
     *top = high - low;
     if (even && op->input_levels[0] <= 0 && op->input_levels[0] >= -255) {
         *zero = -op->input_levels[0];
-        *top = *zero > op->input_count ? *zero : op->input_count - 1;
+        *top = *zero > op->input_count - 1 ? *zero : op->input_count - 1;
         return 0;
     }
     return high - low > 255 ? -1 : 1;

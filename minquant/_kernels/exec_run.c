@@ -32,7 +32,7 @@ static void wait_for_all(team *t)
         __atomic_store_n(&t->phase, phase + 1, __ATOMIC_RELEASE);
         return;
     }
-    for (int spins = 1; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
+    for (unsigned spins = 1; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #endif
@@ -98,12 +98,11 @@ static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch
         alone = !shared;
         if (b->call->clock && b->call->ticks && !thread)
             b->call->ticks[s->op] += b->call->clock() - before;
-        if (b->call->taps && !thread) {
-            tap_step(b, i, scratch);
-            alone = 1;
+        if (b->call->taps) {
+            alone = 1; /* for every thread, so that all wait before the next shared step */
+            if (!thread)
+                tap_step(b, i, scratch);
         }
-        if (b->call->taps && t->threads > 1)
-            wait_for_all(t);
     }
 }
 
@@ -118,8 +117,7 @@ static division divide(const exec *e, int images, int threads)
     double work = 0;
     for (int i = 0; i < e->step_count; i++)
         work += exec_step_work(e, e->steps + i);
-    if (work * images < TEAM_WORK)
-        threads = 1;
+    threads = work * images < TEAM_WORK ? 1 : int_team(threads, threads);
     division d = {.threads = threads, .apart = threads > 1 && images >= threads};
     int each = d.apart ? (images + threads - 1) / threads : images;
     d.images = each < e->most ? each : e->most;

@@ -171,7 +171,7 @@ static inline uint32_t end_block(const int_requantization *q, const int_shortcut
     const float *multiplier = q->multiplier + e->first + c, *offset = q->offset + e->first + c;
     for (int r = 0; r < e->rows; r++) {
         uint8_t codes[BLOCK], *to = e->to + r * e->to_row + c, *place = n == BLOCK ? to : codes;
-        const uint8_t *k = e->k + r * e->k_row + c;
+        const uint8_t *k = s ? e->k + r * e->k_row + c : NULL;
         floats y = plus(scale(load_ints(e->acc + r * e->acc_row + c), multiplier), load_floats(offset));
         if (s)
             y = plus(y, s->table ? look_up(s->table, s->count, k) : scale(load_codes(k), s->slope));

@@ -41,7 +41,7 @@ int int_depthwise(const int_isa *isa, const int_window *s, const int16_t *levels
             conv_pad_image(s, x + (size_t)i * (size_t)s->height * (size_t)s->width * (size_t)s->channels,
                            options, region);
             depthwise_image(isa, s, &taps, region, line, (uint8_t *)out + (size_t)i * image, options,
-                            options->threads);
+                            int_team(options->threads, s->out_h));
         }
     }
     int failed = !start || !region;
@@ -66,9 +66,11 @@ static int window_pixels(const int_window *s, const uint8_t *x, int row, int col
 int int_max_pool(const int_isa *isa, const int_window *s, const uint8_t *x, uint8_t *out,
                  const int_options *options)
 {
-    int lowest = options->is_signed ? 128 : 0, c = s->channels;
-#pragma omp parallel for num_threads(options->threads) if (options->threads > 1)
-    for (int row = 0; row < s->images * s->out_h; row++)
+    int lowest = options->is_signed ? 128 : 0, c = s->channels, rows = s->images * s->out_h;
+    int threads = int_team(options->threads, rows);
+    (void)threads; /* without OpenMP there is one */
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int row = 0; row < rows; row++)
         for (int col = 0; col < s->out_w; col++) {
             const uint8_t *pixels[INT_MAX_TAPS];
             uint8_t *to = out + ((ptrdiff_t)row * s->out_w + col) * c;
@@ -82,12 +84,12 @@ int int_max_pool(const int_isa *isa, const int_window *s, const uint8_t *x, uint
 int int_sum_pool(const int_isa *isa, const int_window *s, const uint8_t *x, void *out,
                  const int_options *options)
 {
-    int c = s->channels;
-    int32_t *scratch = int_alloc((size_t)int_up(c, INT_BLOCK) * sizeof *scratch * (size_t)options->threads);
+    int c = s->channels, rows = s->images * s->out_h, threads = int_team(options->threads, rows);
+    int32_t *scratch = int_alloc((size_t)int_up(c, INT_BLOCK) * sizeof *scratch * (size_t)threads);
     if (!scratch)
         return -1;
-#pragma omp parallel for num_threads(options->threads) if (options->threads > 1)
-    for (int row = 0; row < s->images * s->out_h; row++)
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int row = 0; row < rows; row++)
         for (int col = 0; col < s->out_w; col++) {
             const uint8_t *pixels[INT_MAX_TAPS];
             int32_t *sums = scratch + (size_t)omp_get_thread_num() * (size_t)int_up(c, INT_BLOCK);
@@ -110,6 +112,7 @@ static ptrdiff_t part(ptrdiff_t count, int i, int parts)
 void int_add(const int_isa *isa, const int_addition *s, ptrdiff_t count, int period, const uint8_t *a,
              const uint8_t *b, uint8_t *out, int threads)
 {
+    threads = int_team(threads, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int i = 0; i < threads; i++)
         (*isa->loops)->add(s, part(count, i, threads), part(count, i + 1, threads), period, a, b, out);
@@ -118,6 +121,7 @@ void int_add(const int_isa *isa, const int_addition *s, ptrdiff_t count, int per
 void int_quantize(const int_isa *isa, const int_requantization *q, ptrdiff_t count, int period,
                   const float *x, uint8_t *out, int threads)
 {
+    threads = int_team(threads, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int i = 0; i < threads; i++)
         (*isa->loops)->quantize(q, part(count, i, threads), part(count, i + 1, threads), period, x, out);
