@@ -94,11 +94,19 @@ def test_clang_takes_the_project_without_a_warning(projects, tmp_path):
 
 @pytest.fixture(scope="module")
 def sanitized(projects, tmp_path_factory):
-    """A folder where a project was built with the address sanitizer."""
-    folder = shutil.copytree(projects["depthwise"][0], tmp_path_factory.mktemp("sanitized") / "build")
-    status, said = make(folder, "CFLAGS=-O1 -fsanitize=address,undefined -fno-sanitize-recover", "OPENMP=2", "model")
-    assert status == 0, said
-    return folder
+    """Folders where projects were built with the address sanitizer: {name: folder}. Objects of the kernels serve all."""
+    shared = shutil.copytree(projects["depthwise"][0], tmp_path_factory.mktemp("sanitized") / "build")
+    settings = "CFLAGS=-O1 -fsanitize=address,undefined -fno-sanitize-recover", "OPENMP=2"
+    folders = {}
+    for name, (project, _) in projects.items():
+        for file in ("model.h", "model.c", "images.c"):
+            shutil.copy(project / file, shared)
+        status, said = make(shared, *settings, "model")
+        assert status == 0, said
+        folders[name] = shared.parent / name
+        folders[name].mkdir()
+        shutil.copy(shared / "model", folders[name])
+    return folders
 
 
 def run(folder, *arguments):
@@ -108,9 +116,10 @@ def run(folder, *arguments):
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_address_sanitizer_finds_nothing(projects, sanitized, threads):
-    status, said, complaint = run(sanitized, "-t", threads, "-r", "2")
-    assert status == 0 and said.endswith(f"hash {projects['depthwise'][1]}\n"), complaint
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_address_sanitizer_finds_nothing(projects, sanitized, name, threads):
+    status, said, complaint = run(sanitized[name], "-t", threads, "-r", "2")
+    assert status == 0 and said.endswith(f"hash {projects[name][1]}\n"), complaint
 
 
 @pytest.mark.parametrize("board", [b for b in BOARDS if shutil.which("arm-none-eabi-gcc") and
@@ -123,18 +132,19 @@ def test_bare_boards_give_the_logits_of_the_program_where_their_tools_are(projec
 
 
 def test_the_program_reads_pictures_and_raw_images_and_refuses_others(sanitized, programs):
-    raw = sanitized / "raw"
-    (sanitized / "picture.pgm").write_bytes(b"P5\n8 8\n255\n" + IMAGES[0].tobytes())
-    (sanitized / "wide.pgm").write_bytes(b"P5\n9 8\n255\n" + bytes(72))
+    folder = sanitized["depthwise"]
+    raw = folder / "raw"
+    (folder / "picture.pgm").write_bytes(b"P5\n8 8\n255\n" + IMAGES[0].tobytes())
+    (folder / "wide.pgm").write_bytes(b"P5\n9 8\n255\n" + bytes(72))
     raw.write_bytes(IMAGES.tobytes())
     for name, images in (("picture.pgm", IMAGES[:1]), ("raw", IMAGES)):
-        status, said, _ = run(sanitized, name)
+        status, said, _ = run(folder, name)
         logits = programs["depthwise"].run(images)
         assert status == 0 and said.endswith(f"hash {c_project.logits_hash(logits):016x}\n")
         assert [int(line.split()[2]) for line in said.splitlines()[1:-1]] == logits.argmax(1).tolist()
     raw.write_bytes(IMAGES.tobytes()[:-1])
     for arguments in (["raw"], ["wide.pgm"], ["absent"], ["-t", "0"], ["-t", "3"], ["-r", "x"], ["-x"]):
-        status, _, complaint = run(sanitized, *arguments)
+        status, _, complaint = run(folder, *arguments)
         assert status == 2 and arguments[-1] in complaint and complaint.count("\n") == 1
 
 
