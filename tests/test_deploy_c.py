@@ -94,7 +94,7 @@ def test_clang_takes_the_project_without_a_warning(projects, tmp_path):
 
 @pytest.fixture(scope="module")
 def sanitized(projects, tmp_path_factory):
-    """Folders where projects were built with the address sanitizer: {name: folder}. Objects of the kernels serve all."""
+    """{name: folder} of projects built with the address sanitizer. Objects of the kernels serve all."""
     shared = shutil.copytree(projects["depthwise"][0], tmp_path_factory.mktemp("sanitized") / "build")
     settings = "CFLAGS=-O1 -fsanitize=address,undefined -fno-sanitize-recover", "OPENMP=2"
     folders = {}
