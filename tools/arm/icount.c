@@ -1,12 +1,12 @@
-/* A plugin of QEMU 7: counts executed instructions, in all, per function of the main program, and of the block
- * without branches in which most were executed.
+/* A plugin of QEMU 7: counts executed instructions, in all, per function of the main program, and of the
+ * block without branches in which most were executed.
  *
  *   cc -O2 -shared -fPIC -fvisibility=hidden -o icount.so icount.c
  *   qemu-aarch64 -plugin ./icount.so -d plugin -D counts.txt ./program
  *
- * counts.txt: one line "count name" per function, one "count block address length", then the total. Debian packages no header for plugins;
- * below is what is used here of the interface, version 1. Later QEMUs ask for a later version and refuse this
- * one. */
+ * counts.txt: one line "count name" per function, one "count block address length", then the total. Debian
+ * packages no header for plugins; below is what is used here of the interface, version 1. Later QEMUs ask for
+ * a later version and refuse this one. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
