@@ -25,17 +25,16 @@ fi
 
 echo "format"
 clang-format --dry-run -Werror minquant/_kernels/*.[ch] tests/c/*.[ch] tools/arm/*.[ch]
-# Without OpenMP, where names may be left unused; the build below is gcc's with it.
-echo "gcc and clang, with warnings as errors"
-pids=()
+echo "gcc and clang, with warnings as errors; gcc with OpenMP and the address and undefined-behaviour sanitizers"
+builds=()
 for compiler in gcc clang; do
-    CC="$compiler" $build tests/c/test_int.c "$work/$compiler" -O1 &
-    pids+=($!)
+    CC=$compiler $build tests/c/test_int.c "$work/$compiler" -O1 &
+    builds+=($!)
 done
-for pid in "${pids[@]}"; do
-    wait "$pid"
-done
-echo "address and undefined-behaviour sanitizers"
 CC=gcc $build tests/c/test_int.c "$work/sanitized" -O1 -g -fopenmp -fsanitize=address,undefined \
-    -fno-sanitize-recover=all
+    -fno-sanitize-recover=all &
+builds+=($!)
+for job in "${builds[@]}"; do
+    wait "$job"
+done
 "$work/sanitized"
