@@ -1,4 +1,4 @@
-/* What ends sums: requantization, alone or with a shortcut, and logits. */
+/* What ends sums: requantization, alone or with a shortcut, and logits; where a step writes them. */
 #include "exec_plan.h"
 #include <math.h>
 #include <string.h>
@@ -123,4 +123,42 @@ void exec_end_rows(const exec_end *end, const int_sums *s)
         else
             requantize_rows(end, &e);
     }
+}
+
+int exec_kind_of_ending(const exec *e, const exec_step *s)
+{
+    return s->ending < 0 ? -1 : (int)e->net->ops[s->ending].kind;
+}
+
+/* Where a step writes the results of an image, and what ends its sums; out is NULL where nobody wants them.
+ */
+exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image)
+{
+    const exec *e = b->e;
+    const exec_op *op = e->net->ops + (s->ending < 0 ? s->op : s->ending);
+    ptrdiff_t size = (ptrdiff_t)op->height * op->width * op->channels, before = (b->first + image) * size;
+    exec_end end = {.isa = e->isa, .out_row = op->channels, .out_line = (ptrdiff_t)op->width * op->channels};
+    if (s->ending >= 0) {
+        end.op = op;
+        end.made = e->made + s->ending;
+    }
+    if (exec_kind_of_ending(e, s) == EXEC_LOGITS) {
+        void *tap = b->call->taps ? b->call->taps[s->ending] : NULL;
+        double *to = s->ending == e->net->count - 1 ? b->call->logits : tap;
+        end.out = to ? to + before : NULL;
+    } else if (s->output < 0)
+        end.out = (int32_t *)b->call->taps[s->op] + before;
+    else {
+        const exec_tensor *t = e->tensors + s->output;
+        end.out = exec_at(b, s->output, image);
+        end.out_line = t->line / t->element;
+        end.out_row = t->channels;
+    }
+    if (s->shortcut >= 0) {
+        const exec_tensor *t = e->tensors + s->shortcut;
+        end.shortcut = exec_at(b, s->shortcut, image);
+        end.shortcut_line = t->line;
+        end.shortcut_row = t->channels;
+    }
+    return end;
 }

@@ -80,6 +80,11 @@ typedef struct {
 double exec_value(const exec_op *op, double acc, int column, int columns); /* its float64 expression */
 int exec_end_is_cheap(const exec_op *op, const exec_made *made);
 void exec_end_rows(const exec_end *end, const int_sums *sums);
+int exec_kind_of_ending(const exec *e, const exec_step *s); /* -1: none */
+exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image);
+
+/* exec_lines.c: one line of an image, of a step that is no product of gemm.h. */
+void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch);
 
 static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
 {
