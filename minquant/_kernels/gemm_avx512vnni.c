@@ -47,28 +47,12 @@ TILE(12, 8)
 TILE(13, 8)
 TILE(14, 8)
 
-static void tile(const int_tile *t)
-{
-    static void (*const decoded[ROWS])(const int_tile *) = {
-        tile_1_8, tile_2_8, tile_3_8,  tile_4_8,  tile_5_8,  tile_6_8,  tile_7_8,
-        tile_8_8, tile_9_8, tile_10_8, tile_11_8, tile_12_8, tile_13_8, tile_14_8};
-    static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2, tile_3_2, tile_4_2},
-                                                                   {tile_1_4, tile_2_4, tile_3_4, tile_4_4}};
-    (t->bits == 8 ? decoded : fused[t->bits / 4])[t->rows - 1](t);
-}
-
-static const int_isa isa = {.name = "avx512vnni",
-                            .rows = ROWS,
-                            .columns = 32,
-                            .narrow = 16,
-                            .group = 4,
-                            .vector = VECTOR,
-                            .fused_rows = FUSED_ROWS,
-                            .widest_product = INT_MAX_PRODUCT,
-                            .decode = decode,
-                            .tile = tile,
-                            .loops = &int_loops_avx512vnni,
-                            .floats = &codebook_isa_avx512vnni};
+static void (*const decoded[ROWS])(const int_tile *) = {tile_1_8,  tile_2_8,  tile_3_8,  tile_4_8, tile_5_8,
+                                                        tile_6_8,  tile_7_8,  tile_8_8,  tile_9_8, tile_10_8,
+                                                        tile_11_8, tile_12_8, tile_13_8, tile_14_8};
+static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2, tile_3_2, tile_4_2},
+                                                               {tile_1_4, tile_2_4, tile_3_4, tile_4_4}};
+VNNI_ISA("avx512vnni", &int_loops_avx512vnni, &codebook_isa_avx512vnni);
 const int_isa *const int_isa_avx512vnni = &isa;
 #else
 const int_isa *const int_isa_avx512vnni = NULL;

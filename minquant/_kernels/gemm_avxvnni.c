@@ -22,27 +22,10 @@ TILE(4, 8)
 TILE(5, 8)
 TILE(6, 8)
 
-static void tile(const int_tile *t)
-{
-    static void (*const decoded[ROWS])(const int_tile *) = {tile_1_8, tile_2_8, tile_3_8,
-                                                            tile_4_8, tile_5_8, tile_6_8};
-    static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2},
-                                                                   {tile_1_4, tile_2_4}};
-    (t->bits == 8 ? decoded : fused[t->bits / 4])[t->rows - 1](t);
-}
-
-static const int_isa isa = {.name = "avxvnni",
-                            .rows = ROWS,
-                            .columns = 16,
-                            .narrow = 8,
-                            .group = 4,
-                            .vector = VECTOR,
-                            .fused_rows = FUSED_ROWS,
-                            .widest_product = INT_MAX_PRODUCT,
-                            .decode = decode,
-                            .tile = tile,
-                            .loops = &int_loops_avx2,
-                            .floats = &codebook_isa_avx2};
+static void (*const decoded[ROWS])(const int_tile *) = {tile_1_8, tile_2_8, tile_3_8,
+                                                        tile_4_8, tile_5_8, tile_6_8};
+static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2}, {tile_1_4, tile_2_4}};
+VNNI_ISA("avxvnni", &int_loops_avx2, &codebook_isa_avx2);
 const int_isa *const int_isa_avxvnni = &isa;
 #else
 const int_isa *const int_isa_avxvnni = NULL;

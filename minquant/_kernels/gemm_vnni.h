@@ -1,5 +1,6 @@
 /* Products with vpdpbusd, which adds four products u8 x s8 to each int32 lane, in vectors of VECTOR bytes.
- * The including file defines ROWS and FUSED_ROWS, and finishes tiles: store(t, row, column, sums).
+ * The including file defines ROWS and FUSED_ROWS, and finishes tiles: store(t, row, column, sums); then its
+ * tiles, TILE and FUSED, in tables, decoded[rows - 1] and fused[bits / 4][rows - 1], and VNNI_ISA.
  *
  * Bound: none but INT_MAX_K; vpdpbusd adds exactly, modulo 2^32. */
 #include "gemm_x86.h"
@@ -116,3 +117,18 @@ ALWAYS void product(const int_tile *t, int rows, int vectors, int bits)
     TILE(rows, 8)   \
     TILE(rows, 4)   \
     TILE(rows, 2)
+
+#define VNNI_ISA(its_name, its_loops, its_floats)                                                          \
+    static void tile(const int_tile *t) { (t->bits == 8 ? decoded : fused[t->bits / 4])[t->rows - 1](t); } \
+    static const int_isa isa = {.name = its_name,                                                          \
+                                .rows = ROWS,                                                              \
+                                .columns = 2 * LANES,                                                      \
+                                .narrow = LANES,                                                           \
+                                .group = 4,                                                                \
+                                .vector = VECTOR,                                                          \
+                                .fused_rows = FUSED_ROWS,                                                  \
+                                .widest_product = INT_MAX_PRODUCT,                                         \
+                                .decode = decode,                                                          \
+                                .tile = tile,                                                              \
+                                .loops = its_loops,                                                        \
+                                .floats = its_floats}
