@@ -177,5 +177,5 @@ def test_an_incomplete_source_tree_names_the_missing_file(tree):
 def test_without_extensions_the_package_builds_where_no_compiler_is(tree):
     done = run_setup(tree, "build", CC="/nonexistent/cc", MINQUANT_NO_EXTENSIONS="1")
     assert done.returncode == 0, done.stderr
-    built = {path.name for path in (tree / "build").rglob("*") if path.is_file()}
-    assert built == {"__init__.py"}
+    built = {path for path in (tree / "build").rglob("*") if path.is_file()}
+    assert {path.name for path in built if path.suffix not in (".c", ".h")} == {"__init__.py"}  # sources: export --to c
