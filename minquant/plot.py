@@ -237,8 +237,8 @@ def curve(axis, history, what, task=CLASSIFY):
     scale = 100 if what == "accuracy" else 1
     own = what == "accuracy" and task.training_metric != task.metric
     trained = f"training: {task.training_metric}" if own else "training"
-    axis.plot(epoch, scale * columns[what], color=BLUE, label=trained)
-    axis.plot(epoch, scale * columns[f"validation_{what}"], color=ORANGE, label="validation")
+    axis.plot(epoch, scale * columns[what], color=BLUE, marker=".", label=trained)
+    axis.plot(epoch, scale * columns[f"validation_{what}"], color=ORANGE, marker=".", label="validation")
     axis.set_xlabel("epoch")
     axis.set_ylabel(task.loss_name if what == "loss" else f"{task.metric} (%)")
     axis.grid(alpha=0.3)
