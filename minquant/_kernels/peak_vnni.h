@@ -8,14 +8,15 @@ typedef __m256i vec;
 #define DOT "%{vex%} vpdpbusd %1, %1, %0"
 #endif
 
+#define START(sum) vec sum = {0};
+#define MULTIPLY(sum) __asm__ volatile(DOT : "+v"(sum) : "v"(x));
+
 static uint64_t run(void)
 {
-    vec sums[PEAK_CHAINS], x = {0};
-    for (int j = 0; j < PEAK_CHAINS; j++)
-        sums[j] = x;
-    for (int i = 0; i < PEAK_STEPS; i++)
-#pragma GCC unroll 12
-        for (int j = 0; j < PEAK_CHAINS; j++)
-            __asm__ volatile(DOT : "+v"(sums[j]) : "v"(x));
+    vec x = {0};
+    PEAK_EACH(START)
+    for (int i = 0; i < PEAK_STEPS; i++) {
+        PEAK_EACH(MULTIPLY)
+    }
     return (uint64_t)PEAK_STEPS * PEAK_CHAINS * VECTOR;
 }
