@@ -24,9 +24,19 @@ and go on in integers:
 
 __version__ = "0.1.0"
 
-from . import check, data, models, nn  # noqa: E402  (setup.py and the submodules read the version first)
-from .deploy import lower  # noqa: E402
-from .deploy.file import load, save  # noqa: E402
+from importlib import import_module  # noqa: E402
+
+from . import data, models, nn  # noqa: E402  (setup.py and the submodules read the version first)
 from .quantize import calibrate, quantize  # noqa: E402
 
 __all__ = ["__version__", "calibrate", "check", "data", "load", "lower", "models", "nn", "quantize", "save"]
+_ON_USE = {"lower": ".deploy", "load": ".deploy.file", "save": ".deploy.file"}
+
+
+def __getattr__(name):
+    """Import what rests on `kernels` when it is first used: `python -m minquant.kernels` must find it not imported."""
+    if name == "check":
+        return import_module(".check", __name__)
+    if name in _ON_USE:
+        return getattr(import_module(_ON_USE[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,8 @@
 import importlib.machinery
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -73,6 +75,11 @@ def test_more_threads_than_cores_are_not_started(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     assert _kernels.default_threads() == 3
+
+
+def test_the_package_leaves_the_command_to_import_its_own_module():
+    done = subprocess.run([sys.executable, "-W", "error", "-m", "minquant.kernels"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
 def test_the_command_prints_one_json_object(capsys):
