@@ -19,6 +19,11 @@ def isa():
     return chosen(os.environ.get("MINQUANT_ISA", ""), "MINQUANT_ISA")
 
 
+def asked_or_active(wanted):
+    """The instruction set that an argument `isa` names, else the one in use. Raises ValueError as `isa`."""
+    return chosen(wanted, "isa") if wanted else isa()
+
+
 def chosen(wanted, source):
     """The instruction set `wanted`, or the best where it is empty."""
     module = compiled()

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _kernels, codebook, intchecks, intops
 from .cpu import cpu_features  # noqa: F401, a name of this module
-from .isa import chosen, compiled, isa
+from .isa import asked_or_active, compiled, isa
 from .kernelinfo import info, table
 
 # Waking a thread costs some 8 us, so below this many multiply-adds of the fastest instruction set, or outputs of other
@@ -69,7 +69,7 @@ def pack_weights(codes, levels, bits, groups=1, activation_bits=8, isa=None):
     as the activations have. Raises as `intops.pack_weights`.
     """
     weights = intops.pack_weights(codes, levels, bits, groups, activation_bits)
-    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    active = asked_or_active(isa)
     if active == "numpy":
         return weights
     module, shape = compiled(), weights.shape if len(weights.shape) == 4 else (1, 1, *weights.shape)
@@ -158,7 +158,7 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
 def pack_codebook(codes, values, bits, isa=None):
     """Weights of float32 values in the layout of an instruction set; arguments as `codebook.pack_codebook`."""
     weights = codebook.pack_codebook(codes, values, bits)
-    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    active = asked_or_active(isa)
     if active == "numpy":
         return weights
     return compiled().CodebookWeights(weights.codes, weights.codebook, bits, active)
@@ -186,7 +186,7 @@ def pack_lookup(codes, levels, bits, activation_bits=8, isa=None):
     4 / bits * greatest activation * greatest level is beyond 8191.
     """
     weights = intops.pack_weights(codes, levels, bits, 1, activation_bits)
-    active = chosen(isa or os.environ.get("MINQUANT_ISA", ""), "isa" if isa else "MINQUANT_ISA")
+    active = asked_or_active(isa)
     if active == "numpy":
         return weights
     intchecks.check_matrix(weights)
