@@ -11,6 +11,16 @@ def compiled():
     return _kernels.extension("integer")
 
 
+@functools.cache
+def available():
+    """Instruction sets of this machine and build, best first; numpy alone where nothing is compiled.
+
+    They are asked for once: under a hypervisor the processor takes 30 us to say what it has.
+    """
+    module = compiled()
+    return tuple(module.isas()) if module else ("numpy",)
+
+
 def isa():
     """Instruction set of the integer kernels: MINQUANT_ISA, else the best of this machine; numpy without any.
 
@@ -26,9 +36,7 @@ def asked_or_active(wanted):
 
 def chosen(wanted, source):
     """The instruction set `wanted`, or the best where it is empty."""
-    module = compiled()
-    available = module.isas() if module else ["numpy"]
-    if wanted and wanted not in available:
+    if wanted and wanted not in available():
         raise ValueError(f"{source}={wanted!r} is not available; this machine and build have "
-                         f"{', '.join(available)}: choose one of them, or leave {source} empty")
-    return wanted or available[0]
+                         f"{', '.join(available())}: choose one of them, or leave {source} empty")
+    return wanted or available()[0]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minquant import check, kernels
-from minquant.deploy import lower
+from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
 from tests.random_programs import near_ties, random_program
@@ -127,3 +128,30 @@ def test_images_with_gaps_in_memory_and_no_images_run(program):
     np.testing.assert_array_equal(program.run(pixels[::2]), program.run(pixels)[::2])
     np.testing.assert_array_equal(program.run(pixels[:, :, ::-1]), program.run(pixels[:, :, ::-1].copy()))
     assert program.run(pixels[:0]).shape == (0, program.classes)
+    traces = [program.trace(pixels[:0], backend=backend) for backend in ("kernels", "numpy")]
+    assert [v.shape for v in traces[0].values()] == [v.shape for v in traces[1].values()]
+
+
+@pytest.mark.parametrize("tap,error,message", [
+    (np.empty(3, np.uint8), ValueError, r"taps\[0\] has 3 bytes; operation 0 gives \d"),
+    ("text", AttributeError, "reshape"),
+])
+def test_a_wrong_tap_is_refused_and_leaves_no_memory_behind(program, tap, error, message):
+    made, image, logits = executor.make(program, ISAS[0]), DIGITS.test.images[:1], np.empty(program.classes)
+    others = [None] * (len(program.ops) - 1)
+
+    def memory_after(refusals):
+        for _ in range(refusals):
+            with pytest.raises(error, match=message):
+                made.run(image, logits, 1, [tap, *others])
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    warm = memory_after(20)
+    grown = memory_after(100) - warm
+    tracemalloc.stop()
+    assert grown < 4 * 100 * len(program.ops)  # a list of taps has 8 bytes an operation
+    with pytest.raises(ValueError, match="images, logits, threads, taps or ticks do not fit the network"):
+        made.run(image, logits, 1, others)
+    made.run(image, logits, 1, [None, *others])
+    np.testing.assert_array_equal(logits, program.run(image)[0])

@@ -3,6 +3,7 @@
 
 `minquant.deploy.executor` makes the table of a Program, whose operations have been checked against each other.
 """
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -10,6 +11,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 # In the order of exec_kind and of exec_arithmetic.
 KINDS = ("QuantizeInput", "Convolution", "Linear", "SumPool", "MaxPool", "PadShortcut", "Flatten", "Requantize",
          "AddRequantize", "Logits")
+BYTES = {"Convolution": 4, "Linear": 4, "SumPool": 4, "Logits": 8}  # of a value; the others give codes of one
 ARITHMETIC = ("multiply", "divide", "add")
 
 
@@ -118,24 +120,40 @@ cdef class Executor:
         """Bytes of activations for so many images and threads."""
         return exec_arena_bytes(self.ready, images, threads)
 
-    def run(self, const uint8_t[:, :, :, ::1] images, double[:, ::1] logits, int threads, list taps=None,
+    cdef int find_room(self, list taps, int images, void **room) except -1:
+        """Where each of the arrays in `taps` begins."""
+        cdef uint8_t[::1] view
+        cdef Py_ssize_t size
+        for i, tap in enumerate(taps):
+            if tap is None:
+                continue
+            view = tap.reshape(-1).view("u1")
+            size = <Py_ssize_t>self.ops[<int>i].height * self.ops[<int>i].width * self.ops[<int>i].channels
+            size *= images * BYTES.get(KINDS[self.ops[<int>i].kind], 1)
+            if view.shape[0] != size:
+                raise ValueError(f"taps[{i}] has {view.shape[0]} bytes; operation {i} gives {size}")
+            room[<int>i] = &view[0]
+        return 0
+
+    def run(self, const uint8_t[:, :, :, ::1] images, double[::1] logits, int threads, list taps=None,
             uint64_t[::1] ticks=None):
-        """Overwrite `logits` (N, values); taps: bytes (N, ...) or None per operation; ticks: nanoseconds added."""
+        """Overwrite `logits` (N values in a row); taps: for every operation None or room for what it gives, bytes in
+        a row of memory; ticks: nanoseconds added."""
         cdef exec_call call
         cdef Memory arena
         cdef const exec_op *last = &self.ops[self.net.count - 1]
         cdef size_t needed
         cdef void **room = NULL
-        cdef uint8_t[::1] view
+        cdef Py_ssize_t values = images.shape[0] * last.height * last.width * last.channels
         if not (images.shape[1] == self.net.height and images.shape[2] == self.net.width and threads >= 1
-                and images.shape[3] == self.net.channels and logits.shape[0] == images.shape[0]
-                and logits.shape[1] == last.height * last.width * last.channels
+                and images.shape[3] == self.net.channels and logits.shape[0] == values
+                and (taps is None or len(taps) == self.net.count)
                 and (ticks is None or ticks.shape[0] == self.net.count)):
-            raise ValueError("images, logits, threads or ticks do not fit the network")
+            raise ValueError("images, logits, threads, taps or ticks do not fit the network")
         if images.shape[0] == 0:
             return
         call.images, call.threads, call.ticks, call.clock = images.shape[0], threads, NULL, NULL
-        call.pixels, call.logits = &images[0, 0, 0, 0], &logits[0, 0]
+        call.pixels, call.logits = &images[0, 0, 0, 0], &logits[0]
         if ticks is not None:
             call.ticks, call.clock = &ticks[0], nanoseconds
         needed = exec_arena_bytes(self.ready, call.images, threads)
@@ -147,15 +165,15 @@ cdef class Executor:
             arena = Memory(needed)
         call.arena = arena.start
         if taps is not None:
-            room = <void **>calloc(self.net.count, sizeof(void *))
+            room = <void **>PyMem_Calloc(self.net.count, sizeof(void *))
             if room == NULL:
                 raise MemoryError("no memory for the list of taps")
-            for i, tap in enumerate(taps):
-                if tap is not None:
-                    view = tap.reshape(-1).view("u1")
-                    room[i] = &view[0]
-        call.taps = room
-        with nogil:
-            exec_run(self.ready, &call)
-        free(room)
-        self.arenas.append(arena)
+        try:
+            if taps is not None:
+                self.find_room(taps, call.images, room)
+            call.taps = room
+            with nogil:
+                exec_run(self.ready, &call)
+        finally:
+            PyMem_Free(room)
+            self.arenas.append(arena)

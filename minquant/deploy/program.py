@@ -7,6 +7,7 @@ Its meaning is NumPy in exact integers, one operation after another (`ops`): the
 the same numbers from one C call.
 """
 
+import math
 import operator
 from dataclasses import dataclass, field
 
@@ -73,9 +74,9 @@ class Program:
         images, executor, threads = self._prepared(images, num_threads, backend)
         if executor is None:
             return self._compute(images)[len(self.ops)]
-        logits = np.empty((len(images), int(np.prod(self.tensors[-1].shape))))
-        executor.run(images, logits, threads)
-        return logits.reshape(len(images), *self.tensors[-1].shape)
+        logits = np.empty((len(images), *self.tensors[-1].shape))
+        executor.run(images, logits.ravel(), threads)
+        return logits
 
     def trace(self, images, num_threads=None, backend=None):
         """{operation name: what it gives} for every operation, in the order of the computation; arguments of `run`.
@@ -88,7 +89,7 @@ class Program:
             values = self._compute(images, keep=True)
             return {op.name: values[i] for i, op in enumerate(self.ops, start=1)}
         results = [np.empty((len(images), *tensor.shape), DTYPES[tensor.kind]) for tensor in self.tensors[1:]]
-        executor.run(images, results[-1].reshape(len(images), -1), threads, [*results[:-1], None])
+        executor.run(images, results[-1].ravel(), threads, [*results[:-1], None])
         return {op.name: result for op, result in zip(self.ops, results, strict=True)}
 
     def profile(self, images, num_threads=None, repeats=10):
@@ -98,7 +99,7 @@ class Program:
         kernels are compiled.
         """
         images, executor, threads = self._prepared(images, num_threads, "kernels")
-        logits, rows = np.empty((len(images), int(np.prod(self.tensors[-1].shape)))), []
+        logits, rows = np.empty(len(images) * math.prod(self.tensors[-1].shape)), []
         for _ in range(repeats):
             rows.append(np.zeros(len(self.ops), np.uint64))
             executor.run(images, logits, threads, None, rows[-1])
