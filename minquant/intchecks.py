@@ -7,6 +7,8 @@ MAX_K = 65793
 
 def geometry(x_shape, w_shape, groups, stride, padding):
     """((stride_h, stride_w), ((top, bottom), (left, right)), (N, OH, OW)) of a convolution, checked."""
+    if len(w_shape) < 3:
+        raise ValueError(f"weights of shape {tuple(w_shape)}; a convolution takes HWIO")
     sh, sw = stride = pair(stride, "stride")
     (top, bottom), (left, right) = pads = paddings(padding)
     n, h, w, c = x_shape
@@ -97,8 +99,22 @@ def check_float_rows(a, w_shape):
     """Float activations (M, K) for weights (K, N)."""
     if a.dtype != np.float32 or a.ndim != 2:
         raise ValueError(f"activations of type {a.dtype}, shape {a.shape}; give float32 (M, K)")
-    if a.shape[1] != w_shape[0]:
+    if len(w_shape) != 2 or a.shape[1] != w_shape[0]:
         raise ValueError(f"a of shape {a.shape} times weights of shape {w_shape}; K must be the same")
+
+
+def check_float_images(x):
+    """Float activations NHWC."""
+    if x.dtype != np.float32 or x.ndim != 4:
+        raise ValueError(f"activations of type {x.dtype}, shape {x.shape}; give float32 NHWC")
+
+
+def check_groups(codes, groups):
+    """Codes of a matrix, or of a convolution in so many groups."""
+    if codes.ndim not in (2, 4) or (codes.ndim == 2 and groups != 1):
+        raise ValueError(f"codes of shape {codes.shape} in {groups} groups; give (K, N), or HWIO with groups")
+    if groups < 1 or codes.shape[-1] % groups:
+        raise ValueError(f"{codes.shape[-1]} output channels in {groups} groups; groups must divide them")
 
 
 def check_matrix(weights):

@@ -24,6 +24,7 @@ from .intchecks import (
     check_channels,
     check_codes_in,
     check_floats,
+    check_groups,
     check_promise,
     checked_codes,
     checked_stream,
@@ -99,15 +100,12 @@ def pack_weights(codes, levels, bits, groups=1, activation_bits=8):
                          "and round")
     if codes.size and codes.max() >= levels.size:
         raise ValueError(f"code {codes.max()} has no level: there are {levels.size}; give as many as codes")
-    if codes.ndim not in (2, 4) or (codes.ndim == 2 and groups != 1):
-        raise ValueError(f"codes of shape {codes.shape} in {groups} groups; give (K, N), or HWIO with groups")
+    check_groups(codes, groups)
     check_bits(activation_bits, "activation_bits")
     k = codes[..., :1].size if codes.shape[-1] else int(np.prod(codes.shape[:-1]))
     if k > MAX_K:
         raise ValueError(f"K={k} is beyond {MAX_K}, where sums leave int32; split the product and add "
                          "the parts")
-    if groups < 1 or codes.shape[-1] % groups:
-        raise ValueError(f"{codes.shape[-1]} output channels in {groups} groups; groups must divide them")
     padded = np.zeros(1 << bits, np.int8)
     padded[:levels.size] = levels
     return Weights(codes, padded, bits, groups, activation_bits)
@@ -179,8 +177,8 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None):
     """
     check_codes_in(x, zero_point, 4)
     check_promise(x, zero_point, weights.activation_bits)
-    kh, kw, each, columns = weights.shape
     (sh, sw), pads, shape = geometry(x.shape, weights.shape, weights.groups, stride, padding)
+    kh, kw, each, columns = weights.shape
     patches = windows(np.pad(shifted(x, zero_point), ((0, 0), *pads, (0, 0))), (kh, kw), (sh, sw))
     levels, out = weights.levels[weights.codes].reshape(-1, columns), np.empty((*shape, columns), np.int32)
     for g in range(weights.groups):

@@ -42,7 +42,8 @@ def info():
 
 
 # Operations of `minquant.kernels` by the family of code that computes them.
-FAMILIES = {"products": ["matmul", "conv2d"], "codebooks": ["matmul_codebook"], "lookups": ["matvec_lookup"],
+FAMILIES = {"products": ["matmul", "conv2d"], "codebooks": ["matmul_codebook", "conv2d_codebook"],
+            "lookups": ["matvec_lookup"],
             "loops": ["conv2d (depthwise)", "max_pool2d", "average_pool2d", "add", "quantize"]}
 
 

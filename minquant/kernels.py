@@ -72,13 +72,18 @@ def pack_weights(codes, levels, bits, groups=1, activation_bits=8, isa=None):
     active = asked_or_active(isa)
     if active == "numpy":
         return weights
-    module, shape = compiled(), weights.shape if len(weights.shape) == 4 else (1, 1, *weights.shape)
+    module, shape = compiled(), _as_kernel(weights.shape)
     if 1 < groups == shape[3] and shape[2] == 1:
         taps = weights.levels[weights.codes].reshape(-1, groups).astype(np.int16)
         padded = np.pad(taps, ((0, 0), (0, -groups % module.BLOCK)))
         return module.DepthwiseWeights(padded, taps.sum(0, dtype=np.int32), bits, shape, active, activation_bits)
     return module.Weights(weights.codes.reshape(shape), weights.levels, bits, weights.shape, groups, active,
                           activation_bits)
+
+
+def _as_kernel(shape):
+    """(KH, KW, C / groups, O) of the weights of a convolution or a product."""
+    return shape if len(shape) == 4 else (1, 1, *shape)
 
 
 def requantization(multiplier, offset, bits, direction=None, thresholds=None):
@@ -155,13 +160,17 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
     return out
 
 
-def pack_codebook(codes, values, bits, isa=None):
+def pack_codebook(codes, values, bits, groups=1, isa=None):
     """Weights of float32 values in the layout of an instruction set; arguments as `codebook.pack_codebook`."""
-    weights = codebook.pack_codebook(codes, values, bits)
+    weights = codebook.pack_codebook(codes, values, bits, groups)
     active = asked_or_active(isa)
     if active == "numpy":
         return weights
-    return compiled().CodebookWeights(weights.codes, weights.codebook, bits, active)
+    module, shape = compiled(), _as_kernel(weights.shape)
+    if 1 < groups == shape[3] and shape[2] == 1:
+        taps = weights.codebook[weights.codes].reshape(-1, groups)
+        return module.DepthwiseCodebookWeights(taps, bits, shape, active)
+    return module.CodebookWeights(weights.codes.reshape(shape), weights.codebook, bits, weights.shape, groups, active)
 
 
 def matmul_codebook(a, weights, num_threads=None):
@@ -174,6 +183,18 @@ def matmul_codebook(a, weights, num_threads=None):
     out = np.empty((len(a), weights.shape[1]), np.float32)
     threads = _team(a.size * out.shape[1], num_threads, SMALL_FLOAT_PRODUCT)
     compiled().matmul_codebook(a, weights, out, threads)
+    return out
+
+
+def conv2d_codebook(x, weights, stride=1, padding=0, num_threads=None):
+    """`codebook.conv2d_codebook`: x float32 NHWC, codebook weights HWIO, float32 (N, OH, OW, O)."""
+    if type(weights) is codebook.CodebookWeights:
+        return codebook.conv2d_codebook(x, weights, stride, padding)
+    intchecks.check_float_images(x)
+    strides, pads, shape = _geometry(x.shape, weights.shape, weights.groups, stride, padding)
+    out, (kh, kw, each, _) = np.empty((*shape, weights.shape[3]), np.float32), weights.shape
+    threads = _team(out.size * kh * kw * each, num_threads, SMALL_FLOAT_PRODUCT)
+    compiled().conv2d_codebook(np.ascontiguousarray(x), weights, out, strides, (pads[0][0], pads[1][0]), threads)
     return out
 
 

@@ -23,7 +23,7 @@ def test_every_shape_is_measured_at_every_width_and_beside_float32(quick, capsys
     names = [f"{kernels.isa()} 8-bit", f"{kernels.isa()} 3-bit", "numpy float32"]
     weight_only = [f"float32 x {bits}-bit codebook" for bits in (4, 2)]
     assert [(row["shape"], row["name"]) for row in facts["rows"]] == [
-        *(("2x8x4", name) for name in names + weight_only), *(("4x2x3x1", name) for name in names)]
+        (shape, name) for shape in ("2x8x4", "4x2x3x1") for name in names + weight_only]
     for row in facts["rows"]:
         products = {"2x8x4": 2 * 8 * 4, "4x2x3x1": 4 * 4 * 9 * 2 * 3}[row["shape"]]
         assert row["gmacs"] == pytest.approx(products / row["microseconds"] / 1e3)

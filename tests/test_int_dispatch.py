@@ -186,7 +186,8 @@ def test_products_inside_a_parallel_region_start_no_further_threads(tmp_path):
 
 def test_the_oracle_and_the_kernels_have_the_same_operations_with_the_same_arguments():
     for name in ("pack_bits", "unpack_bits", "pack_weights", "requantization", "matmul", "conv2d",
-                 "max_pool2d", "average_pool2d", "add", "quantize", "pack_codebook", "matmul_codebook"):
+                 "max_pool2d", "average_pool2d", "add", "quantize", "pack_codebook", "matmul_codebook",
+                 "conv2d_codebook"):
         ours = inspect.signature(getattr(kernels, name)).parameters
         oracle = codebook if "codebook" in name else intops
         theirs = inspect.signature(getattr(oracle, name)).parameters

@@ -77,44 +77,73 @@ static void decode_bytes(const uint32_t *words, int k, int width, const float *b
                 to[(i + j) * width + c] = book[words[c] >> 8 * j & 255];
 }
 
-/* Rows `from` .. `end` times panel p; scratch takes CODEBOOK_CHUNK decoded rows of it. */
-static void run_panel(const codebook_weights *w, int p, int from, int end, const float *a, ptrdiff_t row,
-                      float *out, float *scratch)
+/* What the tiles of a task share: one panel, its codes and `count` rows of it from row `k`. */
+typedef struct {
+    const codebook_product *p;
+    codebook_tile tile;
+    int k, count;
+} task;
+
+/* One tile: rows from `i` of the product. Segments do not follow one another in memory, so each adds to the
+ * sums that the one before left in `out`. */
+static void run_tile(const task *job, int i)
 {
+    const codebook_product *p = job->p;
+    codebook_tile t = job->tile;
+    const float *a = p->a + i / p->run_rows * p->line + i % p->run_rows * p->row;
+    t.out += i * p->out_row;
+    for (int k = job->k; k < job->k + job->count; k += t.k) {
+        int within = k % p->length;
+        t.k = int_min(p->length - within, job->k + job->count - k);
+        t.a = a + p->offsets[k / p->length] + within;
+        t.more = k > 0;
+        if (t.bits == CODEBOOK_FLOATS)
+            t.w = (const float *)job->tile.w + (k - job->k) * p->w->isa->columns;
+        p->w->isa->tile(&t);
+    }
+}
+
+/* Rows `from` .. `end` times one panel; scratch takes CODEBOOK_CHUNK decoded rows of it. */
+static void run_panel(const codebook_product *p, int panel, int from, int end, float *scratch)
+{
+    const codebook_weights *w = p->w;
     const struct codebook_isa *isa = w->isa;
-    const int width = isa->columns, fused = w->bits <= 4 && end - from <= isa->fused_rows;
+    const int width = isa->columns;
+    const int fused = w->bits <= 4 && end - from <= isa->fused_rows && p->length == w->k;
     const int chunk = fused ? w->k : CODEBOOK_CHUNK;
-    const uint32_t *words = w->words + (size_t)p * w->panel_words;
-    for (int k = 0; k < w->k || !k; k += chunk ? chunk : 1) {
-        codebook_tile t = {.row = row,
-                           .w = fused ? (const void *)words : scratch,
-                           .book = w->book,
-                           .bits = fused ? w->bits : CODEBOOK_FLOATS,
-                           .k = int_min(chunk, w->k - k),
-                           .columns = int_min(width, w->columns - p * width),
-                           .out_row = w->columns,
-                           .more = k > 0};
+    const uint32_t *words = w->words + (size_t)panel * w->panel_words;
+    task job = {.p = p,
+                .tile = {.row = p->row,
+                         .w = fused ? (const void *)words : scratch,
+                         .book = w->book,
+                         .bits = fused ? w->bits : CODEBOOK_FLOATS,
+                         .columns = int_min(width, w->columns - panel * width),
+                         .out = p->out + panel * width,
+                         .out_row = p->out_row}};
+    for (; job.k < w->k; job.k += chunk) {
+        job.count = int_min(chunk, w->k - job.k);
         if (!fused && w->bits == 8)
-            decode_bytes(words, t.k, width, w->book, scratch);
+            decode_bytes(words, job.count, width, w->book, scratch);
         else if (!fused)
-            isa->decode(words, w->bits, t.k, w->book, scratch);
+            isa->decode(words, w->bits, job.count, w->book, scratch);
         words += (size_t)chunk / (size_t)(32 / w->bits) * (size_t)width;
-        for (int i = from; i < end; i += t.rows) {
-            t.rows = int_min(isa->rows, end - i);
-            t.a = a + i * row + k;
-            t.out = out + (ptrdiff_t)i * w->columns + p * width;
-            isa->tile(&t);
+        for (int i = from; i < end; i += job.tile.rows) {
+            job.tile.rows = int_min(isa->rows, int_min(end - i, p->run_rows - i % p->run_rows));
+            run_tile(&job, i);
         }
     }
 }
 
-int codebook_gemm(const codebook_weights *w, int m, const float *a, ptrdiff_t row, float *out, int threads)
+int codebook_product_run(const codebook_product *p, int threads)
 {
-    int panels = panels_of(w), parts = (m + TASK_ROWS - 1) / TASK_ROWS;
-    while (parts && parts * panels < 2 * threads && (m + parts - 1) / parts > 16)
+    const codebook_weights *w = p->w;
+    int panels = panels_of(w), parts = (p->rows + TASK_ROWS - 1) / TASK_ROWS;
+    while (parts && parts * panels < 2 * threads && (p->rows + parts - 1) / parts > 16)
         parts++;
-    int tasks = parts * panels, each = parts ? (m + parts - 1) / parts : 0;
-    if (!tasks)
+    int tasks = parts * panels, each = parts ? (p->rows + parts - 1) / parts : 0;
+    for (int i = 0; i < p->rows && !w->k; i++)
+        memset(p->out + i * p->out_row, 0, (size_t)w->columns * sizeof *p->out);
+    if (!tasks || !w->k)
         return 0;
     threads = int_team(threads, tasks);
     size_t floats = (size_t)CODEBOOK_CHUNK * (size_t)w->isa->columns;
@@ -123,10 +152,25 @@ int codebook_gemm(const codebook_weights *w, int m, const float *a, ptrdiff_t ro
         return -1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
     for (int i = 0; i < tasks; i++)
-        run_panel(w, i % panels, int_min(i / panels * each, m), int_min((i / panels + 1) * each, m), a, row,
-                  out, scratch + (size_t)omp_get_thread_num() * floats);
+        run_panel(p, i % panels, int_min(i / panels * each, p->rows),
+                  int_min((i / panels + 1) * each, p->rows), scratch + (size_t)omp_get_thread_num() * floats);
     int_free(scratch);
     return 0;
+}
+
+int codebook_gemm(const codebook_weights *w, int m, const float *a, ptrdiff_t row, float *out, int threads)
+{
+    static const ptrdiff_t no_offset[1];
+    codebook_product p = {.w = w,
+                          .a = a,
+                          .row = row,
+                          .rows = m,
+                          .run_rows = m,
+                          .offsets = no_offset,
+                          .length = w->k,
+                          .out = out,
+                          .out_row = w->columns};
+    return codebook_product_run(&p, threads);
 }
 
 void codebook_gemm_naive(int m, int k, int n, const float *a, ptrdiff_t row, const uint8_t *codes,

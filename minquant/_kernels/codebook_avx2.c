@@ -38,7 +38,7 @@ static inline floats look_up(books b, words codes, int bits)
 }
 
 #include "codebook_tile.h"
-static const struct codebook_isa isa = {NAME, ROWS, PANEL, FUSED_ROWS, decode, tile};
+static const struct codebook_isa isa = {NAME, ROWS, PANEL, FUSED_ROWS, decode, tile, depthwise};
 const struct codebook_isa *const codebook_isa_avx2 = &isa;
 #else
 const struct codebook_isa *const codebook_isa_avx2 = NULL;

@@ -25,5 +25,11 @@ static void tile(const codebook_tile *t)
     memcpy(t->out, sums, (size_t)t->columns * sizeof *sums);
 }
 
-static const struct codebook_isa isa = {"generic", 1, COLUMNS, 0, decode, tile};
+static void depthwise(int taps, const ptrdiff_t *offsets, int channels, const float *x, const float *w,
+                      float *out)
+{
+    codebook_depthwise_rest(taps, offsets, channels, 0, x, w, out);
+}
+
+static const struct codebook_isa isa = {"generic", 1, COLUMNS, 0, decode, tile, depthwise};
 const struct codebook_isa *const codebook_isa_generic = &isa;

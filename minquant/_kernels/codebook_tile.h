@@ -47,26 +47,27 @@ static void decode(const uint32_t *from, int bits, int k, const float *book, flo
 }
 
 /* sums += a[r][0] times one row of weights */
-ALWAYS void add_row(const float *a, ptrdiff_t row, const floats *w, int rows, floats sums[][VECTORS])
+ALWAYS void add_row(const float *a, ptrdiff_t row, const floats *w, int rows, int vectors,
+                    floats sums[][VECTORS])
 {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
         floats x = repeat(a + r * row);
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             sums[r][v] = multiply_add(sums[r][v], x, w[v]);
     }
 }
 
-ALWAYS void add_floats(const codebook_tile *t, int rows, floats sums[][VECTORS])
+ALWAYS void add_floats(const codebook_tile *t, int rows, int vectors, floats sums[][VECTORS])
 {
     const float *from = t->w;
     for (int k = 0; k < t->k; k++, from += PANEL) {
         floats w[VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             w[v] = load(from + LANES * v);
-        add_row(t->a + k, t->row, w, rows, sums);
+        add_row(t->a + k, t->row, w, rows, vectors, sums);
     }
 }
 
@@ -85,29 +86,30 @@ ALWAYS void add_block(const codebook_tile *t, const uint32_t *from, int k, int c
             w[v] = look_up(b, codes[v], bits);
             codes[v] = next_codes(codes[v], bits);
         }
-        add_row(t->a + k + i, t->row, w, rows, sums);
+        add_row(t->a + k + i, t->row, w, rows, VECTORS, sums);
     }
 }
 
 static const float no_floats[PANEL];
 
-ALWAYS void product(const codebook_tile *t, int rows, int bits)
+/* vectors: of the panel's VECTORS, those that hold wanted columns. */
+ALWAYS void product(const codebook_tile *t, int rows, int vectors, int bits)
 {
     floats sums[ROWS][VECTORS];
     float edge[PANEL] = {0};
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
         const float *so_far = t->out + r * t->out_row;
-        if (t->more && t->columns < PANEL) {
+        if (t->more && t->columns < LANES * vectors) {
             memcpy(edge, so_far, (size_t)t->columns * sizeof *edge);
             so_far = edge;
         }
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             sums[r][v] = load(t->more ? so_far + LANES * v : no_floats);
     }
     if (bits == CODEBOOK_FLOATS) {
-        add_floats(t, rows, sums);
+        add_floats(t, rows, vectors, sums);
     } else {
         books b = load_books(t->book, bits);
         const uint32_t *from = t->w;
@@ -121,25 +123,29 @@ ALWAYS void product(const codebook_tile *t, int rows, int bits)
     for (int r = 0; r < rows; r++) {
         float *to = t->out + r * t->out_row;
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
-            save((t->columns < PANEL ? edge : to) + LANES * v, sums[r][v]);
-        if (t->columns < PANEL)
+        for (int v = 0; v < vectors; v++)
+            save((t->columns < LANES * vectors ? edge : to) + LANES * v, sums[r][v]);
+        if (t->columns < LANES * vectors)
             memcpy(to, edge, (size_t)t->columns * sizeof *edge);
     }
 }
 
 ALWAYS void product_of_rows(const codebook_tile *t, int rows)
 {
-    if (t->bits == CODEBOOK_FLOATS)
-        product(t, rows, CODEBOOK_FLOATS);
+    if (t->bits == CODEBOOK_FLOATS && t->columns <= LANES)
+        product(t, rows, 1, CODEBOOK_FLOATS);
+    else if (t->bits == CODEBOOK_FLOATS && t->columns <= 2 * LANES)
+        product(t, rows, 2, CODEBOOK_FLOATS);
+    else if (t->bits == CODEBOOK_FLOATS)
+        product(t, rows, VECTORS, CODEBOOK_FLOATS);
     else if (rows > FUSED_ROWS)
         return;
     else if (t->bits == 1)
-        product(t, rows, 1);
+        product(t, rows, VECTORS, 1);
     else if (t->bits == 2)
-        product(t, rows, 2);
+        product(t, rows, VECTORS, 2);
     else
-        product(t, rows, 4);
+        product(t, rows, VECTORS, 4);
 }
 
 static void tile(const codebook_tile *t)
@@ -165,4 +171,31 @@ static void tile(const codebook_tile *t)
         product_of_rows(t, ROWS);
 #endif
     }
+}
+
+ALWAYS void depthwise_block(int taps, const ptrdiff_t *offsets, int channels, const int vectors,
+                            const float *x, const float *w, float *out)
+{
+    floats sums[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+        sums[v] = load(no_floats);
+    for (int tap = 0; tap < taps; tap++, w += channels)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sums[v] = multiply_add(sums[v], load(x + offsets[tap] + LANES * v), load(w + LANES * v));
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+        save(out + LANES * v, sums[v]);
+}
+
+static void depthwise(int taps, const ptrdiff_t *offsets, int channels, const float *x, const float *w,
+                      float *out)
+{
+    int c = 0;
+    for (; c + PANEL <= channels; c += PANEL)
+        depthwise_block(taps, offsets, channels, VECTORS, x + c, w + c, out + c);
+    for (; c + LANES <= channels; c += LANES)
+        depthwise_block(taps, offsets, channels, 1, x + c, w + c, out + c);
+    codebook_depthwise_rest(taps, offsets, channels, c, x, w, out);
 }

@@ -65,6 +65,10 @@ cdef extern from "codebook.h" nogil:
     void codebook_weights_free(codebook_weights *w)
     size_t codebook_weights_bytes(const codebook_weights *w)
     int codebook_gemm(const codebook_weights *w, int m, const float *a, Py_ssize_t row, float *out, int threads)
+    int codebook_conv(const int_window *s, codebook_weights **w, const float *x, float *out, int threads)
+    int codebook_depthwise(const int_isa *isa, const int_window *s, const float *weights, const float *x, float *out,
+                           int threads)
+    void codebook_conv_naive(const int_window *s, const float *x, const uint8_t *codes, const float *book, float *out)
     void codebook_gemm_naive(int m, int k, int n, const float *a, Py_ssize_t row, const uint8_t *codes,
                              const float *book, float *out)
 

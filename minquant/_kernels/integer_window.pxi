@@ -1,9 +1,9 @@
 # Operations on windows of images: convolution, depthwise convolution, pooling. Part of integer.pyx.
 
-cdef int_window window_of(const uint8_t[:, :, :, ::1] x, tuple shape, int groups, stride, padding, out_h,
+cdef int_window window_of(const Py_ssize_t *x_shape, tuple shape, int groups, stride, padding, out_h,
                           out_w) except *:
     cdef int_window s
-    s.images, s.height, s.width, s.channels = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    s.images, s.height, s.width, s.channels = x_shape[0], x_shape[1], x_shape[2], x_shape[3]
     s.kernel_h, s.kernel_w, s.groups, s.columns = shape[0], shape[1], groups, shape[3]
     s.stride_h, s.stride_w = stride
     s.pad_top, s.pad_left = padding
@@ -48,7 +48,7 @@ def conv2d(const uint8_t[:, :, :, ::1] x, Weights w, out, stride, padding, int z
     """Convolution NHWC x HWIO; out (N, OH, OW, O) says how far it goes; (top, left) padding = zero_point."""
     if not (len(w.shape) == 4):
         raise ValueError(f"weights of shape {w.shape}")
-    cdef int_window s = window_of(x, w.shape, w.groups, stride, padding, out.shape[1], out.shape[2])
+    cdef int_window s = window_of(x.shape, w.shape, w.groups, stride, padding, out.shape[1], out.shape[2])
     cdef int_options options = options_of(zero_point, is_signed, q, threads, s.columns)
     cdef void *to = output_of(&s, out, q)
     cdef const uint8_t *image = first_of(x)
@@ -89,7 +89,7 @@ cdef class DepthwiseWeights:
 def depthwise_conv2d(const uint8_t[:, :, :, ::1] x, DepthwiseWeights w, out, stride, padding, int zero_point,
                      bint is_signed, Requantization q, int threads):
     """Depthwise convolution; arguments as those of `conv2d`."""
-    cdef int_window s = window_of(x, w.shape, w.groups, stride, padding, out.shape[1], out.shape[2])
+    cdef int_window s = window_of(x.shape, w.shape, w.groups, stride, padding, out.shape[1], out.shape[2])
     cdef int_options options = options_of(zero_point, is_signed, q, threads, s.columns)
     cdef void *to = output_of(&s, out, q)
     cdef const uint8_t *image = first_of(x)
@@ -104,7 +104,7 @@ def depthwise_conv2d(const uint8_t[:, :, :, ::1] x, DepthwiseWeights w, out, str
 def pool2d(const uint8_t[:, :, :, ::1] x, out, size, stride, padding, bint is_signed, bint maximum,
            Requantization q, int threads, str isa):
     """Maximum (codes of x's type, as uint8) or sum (int32, or codes with q) of windows without padding."""
-    cdef int_window s = window_of(x, (*size, 1, x.shape[3]), x.shape[3], stride, padding, out.shape[1],
+    cdef int_window s = window_of(x.shape, (*size, 1, x.shape[3]), x.shape[3], stride, padding, out.shape[1],
                                   out.shape[2])
     cdef int_options options = options_of(0, is_signed, q, threads, s.columns)
     cdef const int_isa *chosen = isa_of(isa)

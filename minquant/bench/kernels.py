@@ -1,9 +1,9 @@
 """python -m minquant.bench kernels: integer kernels by shape, width and instruction set, beside their peers.
 
 A product is one with requantization to 8-bit codes, called from Python. Compared are NumPy's float32 matmul
-(of the im2col matrix, for a convolution), weight-only products with a float32 codebook, and, where installed,
-onnxruntime, OpenVINO, LiteRT and PyTorch, which use every instruction set they know (AMX among them). All take
-turns in one run, so that drift of the machine cancels. The machine's limits are measured in registers and by
+(of the im2col matrix, for a convolution), weight-only products and convolutions with a float32 codebook, and, where
+installed, onnxruntime, OpenVINO, LiteRT and PyTorch, which use every instruction set they know (AMX among them). All
+take turns in one run, so that drift of the machine cancels. The machine's limits are measured in registers and by
 reading memory; on ARM there is no loop for them.
 """
 
@@ -90,7 +90,8 @@ def product(text, rng):
     a = rng.integers(0, 256, (m, k)).astype(np.uint8)
     return {"what": "matmul", "shape": text, "x": a, "moved": a.size + m * n, "w_shape": (k, n),
             "products": m * k * n, "rows": a,
-            "call": lambda w, q, threads: kernels.matmul(a, w, 0, q, threads)}
+            "call": lambda w, q, threads: kernels.matmul(a, w, 0, q, threads),
+            "floats": kernels.matmul_codebook}
 
 
 def convolution(text, rng):
@@ -101,7 +102,8 @@ def convolution(text, rng):
     return {"what": "conv 3x3", "shape": text, "x": x, "moved": x.size + out * out * o, "w_shape": (3, 3, c, o),
             "products": out * out * 9 * c * o, "rows": np.zeros((out * out, 9 * c), np.uint8),
             "stride": stride,
-            "call": lambda w, q, threads: kernels.conv2d(x, w, stride, 1, 0, q, threads)}
+            "call": lambda w, q, threads: kernels.conv2d(x, w, stride, 1, 0, q, threads),
+            "floats": lambda x, w, threads: kernels.conv2d_codebook(x, w, stride, 1, threads)}
 
 
 def ours(case, isas, widths, threads):
@@ -137,15 +139,13 @@ def peers(case, threads, without):
 
 def weight_only(case, threads):
     """{name: contestant} of float32 activations with 4- and 2-bit codes into a float32 codebook."""
-    if case["what"] != "matmul":
-        return {}
     rng, found = np.random.default_rng(5), {}
-    a = case["x"].astype(np.float32)
+    x = case["x"].astype(np.float32)
     for bits in (4, 2):
         codes = rng.integers(0, 1 << bits, case["w_shape"]).astype(np.uint8)
         w = kernels.pack_codebook(codes, rng.standard_normal(1 << bits), bits)
         found[f"float32 x {bits}-bit codebook"] = {
-            "run": lambda w=w: kernels.matmul_codebook(a, w, threads), "bytes": w.nbytes}
+            "run": lambda w=w: case["floats"](x, w, threads), "bytes": w.nbytes}
     return found
 
 
