@@ -116,6 +116,7 @@ static void quantize_line(const exec_batch *b, const exec_step *s, int image, in
     uint8_t *to = exec_at(b, s->output, image) + y * t->line;
     for (int c = 0; c < channels; c++) {
         const uint8_t *table = op->table + 256 * c;
+#pragma GCC unroll 4
         for (int i = c; i < count; i += channels)
             to[i] = table[from[i]];
     }

@@ -51,12 +51,24 @@ struct exec {
     ptrdiff_t image_bytes; /* of the arena, for each image of a batch */
     size_t scratch;        /* bytes per thread */
     int most;              /* images that are taken through the steps together */
+    double work;           /* of all steps for one image */
 };
+
+/* Hands out pieces of a block of memory, or counts them where there is none. */
+typedef struct {
+    uint8_t *base;
+    size_t used;
+} exec_block;
+void *exec_take(exec_block *b, size_t bytes);
+
+/* exec_factors.c: the fields of a requantization or addition. */
+void exec_make_requantization(exec_block *b, const exec_op *op, exec_made *m);
 
 /* exec_plan.c: steps, borders, places. Memory of e->tensors (2 count + 1) and e->steps (2 count) is given. */
 void exec_plan(exec *e);
 
-/* exec_tasks.c: a step for some images in tasks that may run at the same time. */
+/* exec_tasks.c: a step for some images in tasks that may run at the same time; those from `first` to before
+ * `end`. */
 typedef struct {
     const exec *e;
     const exec_call *call;
@@ -65,7 +77,7 @@ typedef struct {
 } exec_batch;
 size_t exec_step_scratch(const exec *e, const exec_step *s);
 int exec_step_tasks(const exec_batch *b, const exec_step *s, int threads);
-void exec_step_task(const exec_batch *b, const exec_step *s, int threads, int i, void *scratch);
+void exec_step_run(const exec_batch *b, const exec_step *s, int threads, int first, int end, void *scratch);
 double exec_step_work(const exec *e, const exec_step *s); /* multiply-adds or bytes of one image */
 
 /* exec_end.c: what ends sums. */

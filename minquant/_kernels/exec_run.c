@@ -54,9 +54,7 @@ static void tap_tensor(const exec_batch *b, int i, uint8_t *to)
 
 static void run_alone(const exec_batch *b, const exec_step *s, void *scratch)
 {
-    int tasks = exec_step_tasks(b, s, 1);
-    for (int i = 0; i < tasks; i++)
-        exec_step_task(b, s, 1, i, scratch);
+    exec_step_run(b, s, 1, 0, exec_step_tasks(b, s, 1), scratch);
 }
 
 /* After a step: the results that were asked for, and sums that were not kept, computed once more. */
@@ -91,7 +89,7 @@ static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch
                 wait_for_all(t);
             int tasks = exec_step_tasks(b, s, t->threads), task;
             while ((task = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < tasks)
-                exec_step_task(b, s, t->threads, task, scratch);
+                exec_step_run(b, s, t->threads, task, task + 1, scratch);
             wait_for_all(t);
         } else if (!thread)
             run_alone(b, s, scratch);
@@ -114,10 +112,7 @@ typedef struct {
 
 static division divide(const exec *e, int images, int threads)
 {
-    double work = 0;
-    for (int i = 0; i < e->step_count; i++)
-        work += exec_step_work(e, e->steps + i);
-    threads = work * images < TEAM_WORK ? 1 : int_team(threads, threads);
+    threads = e->work * images < TEAM_WORK ? 1 : int_team(threads, threads);
     division d = {.threads = threads, .apart = threads > 1 && images >= threads};
     int each = d.apart ? (images + threads - 1) / threads : images;
     d.images = each < e->most ? each : e->most;

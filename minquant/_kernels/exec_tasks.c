@@ -4,8 +4,6 @@
 
 #define LINE_BYTES (1 << 14) /* what lines of one task write, where threads share an image */
 
-static int min(int a, int b) { return a < b ? a : b; }
-
 static void end_product(const int_product *p, const int_sums *sums) { exec_end_rows(p->context, sums); }
 
 /* The product of one image and group of a convolution, or of all images of a linear step. */
@@ -79,17 +77,21 @@ static int_product set_up(const exec_batch *b, const exec_step *s, exec_end *end
     return p;
 }
 
-static void product_task(const exec_batch *b, const exec_step *s, int threads, int i, void *scratch)
+/* Tasks of a product: those of the first image and group, then of the next. */
+static void product_tasks(const exec_batch *b, const exec_step *s, int threads, int first, int end,
+                          void *scratch)
 {
-    const exec_op *op = b->e->net->ops + s->op;
-    int groups = s->kind == EXEC_LINEAR ? 1 : op->groups;
-    exec_end end;
-    int_product p = set_up(b, s, &end, 0, 0);
+    int groups = s->kind == EXEC_LINEAR ? 1 : b->e->net->ops[s->op].groups, set = 0;
+    exec_end ending;
+    int_product p = set_up(b, s, &ending, 0, 0);
     int_split split = int_product_split(&p, threads);
-    int image = i / (split.tasks * groups), group = i / split.tasks % groups;
-    if (image || group)
-        p = set_up(b, s, &end, image, group);
-    int_product_task(&p, split, i % split.tasks, scratch);
+    for (int i = first; i < end; i++) {
+        if (i / split.tasks != set) {
+            set = i / split.tasks;
+            p = set_up(b, s, &ending, set / groups, set % groups);
+        }
+        int_product_task(&p, split, i % split.tasks, scratch);
+    }
 }
 
 static int is_product(const exec *e, const exec_step *s)
@@ -107,21 +109,21 @@ static int parts_of(const exec *e, const exec_step *s, int threads)
 {
     const exec_op *op = e->net->ops + s->op;
     int bytes = op->height * op->width * op->channels;
-    return threads == 1 ? 1 : min(lines_of(e, s), 1 + bytes / LINE_BYTES);
+    return threads == 1 ? 1 : int_min(lines_of(e, s), 1 + bytes / LINE_BYTES);
 }
 
-/* What the border of an image holds. */
+/* The border of an image: what lies above and left of its first line, between lines, and behind the last. */
 static void fill_border(const exec_batch *b, int tensor, int image)
 {
     const exec_tensor *t = b->e->tensors + tensor;
     ptrdiff_t left = (ptrdiff_t)t->before * t->channels, right = (ptrdiff_t)t->after * t->channels;
-    uint8_t *line = exec_at(b, tensor, image) - left;
-    memset(line - t->before * t->line, t->fill, (size_t)(t->before * t->line));
-    for (int y = 0; y < t->height; y++, line += t->line) {
-        memset(line, t->fill, (size_t)left);
-        memset(line + t->line - right, t->fill, (size_t)right);
+    ptrdiff_t gap = t->before * t->line + left;
+    uint8_t *at = exec_at(b, tensor, image) - gap;
+    for (int y = 0; y < t->height; y++, gap = right + left) {
+        memset(at, t->fill, (size_t)gap);
+        at += gap + (ptrdiff_t)t->width * t->channels;
     }
-    memset(line, t->fill, (size_t)(t->after * t->line));
+    memset(at, t->fill, (size_t)(right + t->after * t->line));
 }
 
 static int has_border(const exec *e, const exec_step *s)
@@ -153,18 +155,25 @@ int exec_step_tasks(const exec_batch *b, const exec_step *s, int threads)
     return proper_tasks(b, s, threads) + (has_border(b->e, s) ? b->images : 0);
 }
 
-void exec_step_task(const exec_batch *b, const exec_step *s, int threads, int i, void *scratch)
+/* Lines of an image: part `part` of those of all images. */
+static void run_lines(const exec_batch *b, const exec_step *s, int threads, int part, void *scratch)
+{
+    int parts = parts_of(b->e, s, threads), lines = lines_of(b->e, s), image = part / parts;
+    part %= parts;
+    for (int y = lines * part / parts; y < lines * (part + 1) / parts; y++)
+        exec_run_line(b, s, image, y, scratch);
+}
+
+void exec_step_run(const exec_batch *b, const exec_step *s, int threads, int first, int end, void *scratch)
 {
     int borders = has_border(b->e, s) ? b->images : 0;
-    if (i < borders)
-        fill_border(b, s->output, i);
-    else if (is_product(b->e, s))
-        product_task(b, s, threads, i - borders, scratch);
-    else {
-        int parts = parts_of(b->e, s, threads), part = (i - borders) % parts, lines = lines_of(b->e, s);
-        for (int y = lines * part / parts; y < lines * (part + 1) / parts; y++)
-            exec_run_line(b, s, (i - borders) / parts, y, scratch);
-    }
+    for (; first < int_min(end, borders); first++)
+        fill_border(b, s->output, first);
+    if (is_product(b->e, s) && first < end)
+        product_tasks(b, s, threads, first - borders, end - borders, scratch);
+    else
+        for (; first < end; first++)
+            run_lines(b, s, threads, first - borders, scratch);
 }
 
 size_t exec_step_scratch(const exec *e, const exec_step *s)

@@ -1,0 +1,132 @@
+/* Factors of requantizations as the kernels read them: padded to whole vectors, exact or with a margin. */
+#include "exec_plan.h"
+
+/* Factors of all channels, padded with zeros to whole vectors. */
+static float *spread(exec_block *b, const float *from, int count, int channels)
+{
+    int padded = (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; /* a group may begin anywhere */
+    float *to = exec_take(b, (size_t)padded * sizeof *to);
+    if (to)
+        for (int i = 0; i < padded; i++)
+            to[i] = i < channels ? from[count == 1 ? 0 : i] : 0;
+    return to;
+}
+
+static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
+{
+    int8_t *direction = exec_take(b, (size_t)op->channels);
+    int32_t *rows = exec_take(b, (size_t)op->channels * sizeof *rows);
+    if (!b->base)
+        return;
+    int row = 0;
+    for (int c = 0; c < op->channels; c++) {
+        direction[c] = op->direction[op->factors == 1 ? 0 : c];
+        rows[c] = row;
+        row += op->factors > 1 && direction[c];
+    }
+    m->q.direction = direction;
+    m->q.rows = rows;
+    m->q.thresholds = op->thresholds;
+    m->q.steps = op->top;
+}
+
+/* A line that wide channels are near: in steps of the code, value(acc) + wide_shortcut[k] is
+ * acc * multiplier + offset + k * slope within `margin`, as float32 computes it. */
+typedef struct {
+    double first, step, uneven; /* boundary j lies at first + (j - 1) * step, within uneven steps */
+    double slope, bent, reach;  /* of the shortcut, what it departs from a line, its largest magnitude */
+} near_line;
+
+static double magnitude(double x) { return x < 0 ? -x : x; }
+
+static near_line line_of(const exec_op *op)
+{
+    near_line l = {.first = op->wide_boundaries[0]};
+    int top = op->top, count = op->shortcut_count;
+    l.step = top > 1 ? (op->wide_boundaries[top - 1] - l.first) / (top - 1) : 1;
+    for (int j = 0; j < top; j++) {
+        double off = magnitude(op->wide_boundaries[j] - l.first - j * l.step) / l.step;
+        l.uneven = off > l.uneven ? off : l.uneven;
+    }
+    l.slope = count > 1 ? (op->wide_shortcut[count - 1] - op->wide_shortcut[0]) / (count - 1) / l.step : 0;
+    for (int k = 0; k < count; k++) {
+        double at = op->wide_shortcut[k] / l.step;
+        double off = magnitude(at - op->wide_shortcut[0] / l.step - k * l.slope);
+        l.bent = off > l.bent ? off : l.bent;
+        l.reach = magnitude(at) > l.reach ? magnitude(at) : l.reach;
+    }
+    return l;
+}
+
+/* Factors of one wide channel, and how far float32 may be from its value: 1 where no line will do, so that
+ * all its codes are in doubt. Every float32 operation and factor is off by 2^-24 of what it handles, together
+ * less than 2^-21 of the largest; every float64 step of the expression by 2^-53. */
+static float near_channel(const exec_op *op, const near_line *l, int column, int columns, float *multiplier,
+                          float *offset)
+{
+    const double far = 1 << 30;
+    double slope = (exec_value(op, far, column, columns) - exec_value(op, -far, column, columns)) / far / 2;
+    double at_0 = exec_value(op, 0, column, columns), largest = 0;
+    for (int i = 0; i < op->steps; i++) { /* of the terms that make the value at 0 */
+        double operand = magnitude(op->values[(ptrdiff_t)i * columns + column]);
+        largest = op->arithmetic[i] == EXEC_MULTIPLY ? largest * operand
+                  : op->arithmetic[i] == EXEC_DIVIDE ? largest / operand
+                                                     : largest + operand;
+    }
+    double shift = (at_0 + op->wide_shortcut[0] - l->first) / l->step + 0.5;
+    double size = op->top + 2 + magnitude(shift) + 2 * l->reach;
+    double margin = l->uneven + l->bent + size / (1 << 21) + largest / l->step / (1ll << 44);
+    *multiplier = (float)(slope / l->step);
+    *offset = (float)shift;
+    if (!(l->step > 0 && margin < 0.25 && magnitude(*multiplier) < 1e6))
+        *multiplier = *offset = 0;
+    return l->step > 0 && margin < 0.25 && magnitude(*multiplier) < 1e6 ? (float)margin : 1;
+}
+
+/* All channels wide: those of an addition of 8 bits. In others, wide channels are few and always in doubt. */
+static void make_wide(exec_block *b, const exec_op *op, exec_made *m, float *multiplier, float *offset)
+{
+    static const float one = 1, none = 0;
+    int32_t *index = exec_take(b, (size_t)op->channels * sizeof *index);
+    float *margin = spread(b, &none, 1, op->channels);
+    m->index = index;
+    m->shortcut.margin = margin;
+    if (!b->base)
+        return;
+    for (int c = 0; c < op->channels; c++)
+        index[c] = op->wide[c] ? m->wide_columns++ : -1;
+    near_line line = line_of(op);
+    int all = m->wide_columns == op->channels && !op->boundaries;
+    for (int c = 0; c < op->channels; c++)
+        if (index[c] >= 0)
+            margin[c] =
+                all ? near_channel(op, &line, index[c], m->wide_columns, multiplier + c, offset + c) : one;
+    if (all) {
+        m->shortcut.table = NULL;
+        for (int i = 0; i < INT_BLOCK; i++)
+            m->shortcut.slope[i] = (float)line.slope;
+    }
+}
+
+static void make_shortcut(exec_block *b, const exec_op *op, exec_made *m)
+{
+    float *table = exec_take(b, (size_t)int_up(op->shortcut_count, INT_BLOCK) * sizeof *table);
+    for (int k = 0; table && k < int_up(op->shortcut_count, INT_BLOCK); k++)
+        table[k] = k < op->shortcut_count ? op->shortcut[k] : 0;
+    m->shortcut.table = table;
+    m->shortcut.count = op->shortcut_count;
+}
+
+void exec_make_requantization(exec_block *b, const exec_op *op, exec_made *m)
+{
+    float *multiplier = spread(b, op->multiplier, op->factors, op->channels);
+    float *offset = spread(b, op->offset, op->factors, op->channels);
+    m->q = (int_requantization){
+        .top = op->top, .multiplier = multiplier, .offset = offset, .boundaries = op->boundaries};
+    if (op->direction)
+        make_ladder(b, op, m);
+    if (op->kind == EXEC_ADD_REQUANTIZE)
+        make_shortcut(b, op, m);
+    if (op->wide)
+        make_wide(b, op, m, multiplier, offset);
+}
