@@ -72,16 +72,36 @@ def resnet20(input_shape, classes, rng):
     16 C3 - 3 blocks of 16 - 3 blocks of 32 (first with stride 2) - 3 blocks of 64 (first with stride 2) - mean - FC
     block: C3 - BN - ReLU - C3 - BN, plus shortcut, ReLU
     """
-    c = input_shape[2]
-    blocks, width = {}, 16
-    for stage, outputs in enumerate((16, 32, 64), start=1):
-        for i in range(1, 4):
-            stride = 2 if stage > 1 and i == 1 else 1
-            blocks[f"block{stage}_{i}"] = _basic_block(width, outputs, stride, rng)
-            width = outputs
+    blocks = _residual_stages((16, 32, 64), 3, rng)
     return Sequential(
-        conv1=Conv2d(c, 16, 3, rng, padding=1, bias=False), bn1=BatchNorm(16), relu1=ReLU(),
+        conv1=Conv2d(input_shape[2], 16, 3, rng, padding=1, bias=False), bn1=BatchNorm(16), relu1=ReLU(),
         **blocks, pool=GlobalAvgPool(), fc=Linear(64, classes, rng))
+
+
+def resnet18(input_shape, classes, rng):
+    """ResNet-18 for large images (He et al. 2016, table 1), with the parameter-free shortcut (option A).
+
+    64 C7/2 - MP3/2 - 2 blocks of 64 - 2 blocks of 128 - 2 blocks of 256 - 2 blocks of 512 - mean - FC
+    (the first block of 128, 256 and 512 with stride 2)
+
+    Pooling has no padding here. The first convolution is padded by 4 instead of 3, so that images of 224 x 224 pixels
+    become 113 x 113 and then the paper's 56 x 56.
+    """
+    blocks = _residual_stages((64, 128, 256, 512), 2, rng)
+    return Sequential(
+        conv1=Conv2d(input_shape[2], 64, 7, rng, stride=2, padding=4, bias=False), bn1=BatchNorm(64), relu1=ReLU(),
+        pool1=MaxPool(3, 2), **blocks, pool=GlobalAvgPool(), fc=Linear(512, classes, rng))
+
+
+def _residual_stages(widths, count, rng):
+    """{name: block} of `count` blocks for each width; the first block of every width but the first has stride 2."""
+    blocks, inputs = {}, widths[0]
+    for stage, outputs in enumerate(widths, start=1):
+        for i in range(1, count + 1):
+            stride = 2 if stage > 1 and i == 1 else 1
+            blocks[f"block{stage}_{i}"] = _basic_block(inputs, outputs, stride, rng)
+            inputs = outputs
+    return blocks
 
 
 def _basic_block(inputs, outputs, stride, rng):
@@ -139,7 +159,7 @@ def _detector_head(inputs, classes, rng):
     return head
 
 
-MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, mobilenet_tiny)}
+MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, resnet18, mobilenet_tiny)}
 DETECTORS = {f.__name__: f for f in (vgg_detector,)}
 
 

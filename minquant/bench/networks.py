@@ -16,8 +16,10 @@ from ..quantize import calibrate, quantize
 from ..summary import table
 from .timing import interleaved, summary
 
-SHAPES = {"lenet5": (28, 28, 1)}  # the others: 32 x 32 x 3
-DEFAULT = "lenet5,resnet20,vgg_small,mobilenet_tiny"
+SHAPES = {"lenet5": (28, 28, 1), "resnet18": (224, 224, 3)}  # the others: 32 x 32 x 3
+CLASSES = {"resnet18": 1000}  # the others: 10
+CALIBRATION = 8  # images
+DEFAULT = "lenet5,resnet20,vgg_small,mobilenet_tiny,resnet18"
 
 
 def add_arguments(parser):
@@ -72,12 +74,15 @@ class Case:
                 from . import peer_networks
             except ImportError:
                 return
-            self.peers, self.model = peer_networks, models.build(network, self.shape, 10, np.random.default_rng(0))
+            self.peers, self.model = peer_networks, self.build(network, np.random.default_rng(0))
+
+    def build(self, network, rng):
+        return models.build(network, self.shape, CLASSES.get(network, 10), rng)
 
     def program(self, network, bits):
         rng = np.random.default_rng(0)
-        model = quantize(models.build(network, self.shape, 10, rng), "minmax", bits, bits, rng=rng)
-        calibrate(model, normalise(self.images), rng)
+        model = quantize(self.build(network, rng), "minmax", bits, bits, rng=rng)
+        calibrate(model, normalise(self.images[:CALIBRATION]), rng)
         model.method.finish(model)
         return lower(model, self.shape, normalise)
 

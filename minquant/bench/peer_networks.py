@@ -147,7 +147,8 @@ def _onnxruntime(model, x, threads, is_int8):
 
 def _openvino(openvino, model, x, threads):
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU",
-                                  {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"})
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+               "INFERENCE_PRECISION_HINT": "f32"}  # else float32 becomes bfloat16 where the processor has it
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
     request = compiled.create_infer_request()
     return lambda: request.infer([x])
