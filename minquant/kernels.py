@@ -121,7 +121,8 @@ def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
     if type(weights) is intops.Weights:
         return intops.matmul(a, weights, zero_point, requantization)
     rows, signed = _as_bytes(a, 2)
-    intchecks.check_promise(a, zero_point, weights.activation_bits)
+    if weights.activation_bits < 8:
+        intchecks.check_promise(a, zero_point, weights.activation_bits)
     if rows.strides[1] != 1:
         rows = np.ascontiguousarray(rows)
     out = np.empty((len(a), weights.shape[-1]), np.int32 if requantization is None else np.uint8)
@@ -130,15 +131,19 @@ def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
     return out
 
 
-def _geometry(*arguments):
-    """`intchecks.geometry`, remembered: in Python it takes longer than a small convolution."""
+@functools.lru_cache(1024)  # in Python it takes longer than a small convolution
+def _known_plan(x_shape, w_shape, groups, stride, padding):
+    """Arguments of the compiled convolution: (strides, (top, left), shape of the result), and its multiply-adds."""
+    strides, pads, shape = intchecks.geometry(x_shape, w_shape, groups, stride, padding)
+    out_shape = (*shape, w_shape[3])
+    return strides, (pads[0][0], pads[1][0]), out_shape, math.prod(out_shape) * math.prod(w_shape[:3])
+
+
+def _plan(x, weights, stride, padding):
     try:
-        return _known_geometry(*arguments)
+        return _known_plan(x.shape, weights.shape, weights.groups, stride, padding)
     except TypeError:  # a list as stride or padding
-        return intchecks.geometry(*arguments)
-
-
-_known_geometry = functools.lru_cache(1024)(intchecks.geometry)
+        return _known_plan.__wrapped__(x.shape, weights.shape, weights.groups, stride, padding)
 
 
 def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, num_threads=None):
@@ -146,17 +151,15 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
     if type(weights) is intops.Weights:
         return intops.conv2d(x, weights, stride, padding, zero_point, requantization)
     image, signed = _as_bytes(x, 4)
-    intchecks.check_promise(x, zero_point, weights.activation_bits)
-    strides, pads, shape = _geometry(x.shape, weights.shape, weights.groups, stride, padding)
-    out = np.empty((*shape, weights.shape[3]), np.int32 if requantization is None else np.uint8)
-    module, (kh, kw, each, _) = compiled(), weights.shape
+    if weights.activation_bits < 8:
+        intchecks.check_promise(x, zero_point, weights.activation_bits)
+    strides, corner, shape, products = _plan(x, weights, stride, padding)
+    out, module = np.empty(shape, np.int32 if requantization is None else np.uint8), compiled()
     if type(weights) is module.Weights:
-        run, small = module.conv2d, SMALL_PRODUCT >> SLOWER[weights.isa]
-        threads = _team(out.size * kh * kw * each, num_threads, small)
+        run, threads = module.conv2d, _team(products, num_threads, SMALL_PRODUCT >> SLOWER[weights.isa])
     else:
         run, threads = module.depthwise_conv2d, _team(out.size, num_threads, SMALL_ARRAY)
-    run(np.ascontiguousarray(image), weights, out, strides, (pads[0][0], pads[1][0]), zero_point, signed,
-        requantization, threads)
+    run(np.ascontiguousarray(image), weights, out, strides, corner, zero_point, signed, requantization, threads)
     return out
 
 
@@ -191,10 +194,9 @@ def conv2d_codebook(x, weights, stride=1, padding=0, num_threads=None):
     if type(weights) is codebook.CodebookWeights:
         return codebook.conv2d_codebook(x, weights, stride, padding)
     intchecks.check_float_images(x)
-    strides, pads, shape = _geometry(x.shape, weights.shape, weights.groups, stride, padding)
-    out, (kh, kw, each, _) = np.empty((*shape, weights.shape[3]), np.float32), weights.shape
-    threads = _team(out.size * kh * kw * each, num_threads, SMALL_FLOAT_PRODUCT)
-    compiled().conv2d_codebook(np.ascontiguousarray(x), weights, out, strides, (pads[0][0], pads[1][0]), threads)
+    strides, corner, shape, products = _plan(x, weights, stride, padding)
+    out, threads = np.empty(shape, np.float32), _team(products, num_threads, SMALL_FLOAT_PRODUCT)
+    compiled().conv2d_codebook(np.ascontiguousarray(x), weights, out, strides, corner, threads)
     return out
 
 

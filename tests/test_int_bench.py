@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minquant import kernels
+from minquant import isa, kernels
 from minquant.bench import __main__ as bench
 from minquant.bench import roofline, timing
 
@@ -28,6 +28,15 @@ def test_every_shape_is_measured_at_every_width_and_beside_float32(quick, capsys
         products = {"2x8x4": 2 * 8 * 4, "4x2x3x1": 4 * 4 * 9 * 2 * 3}[row["shape"]]
         assert row["gmacs"] == pytest.approx(products / row["microseconds"] / 1e3)
     assert {row["what"] for row in facts["loops"]} >= {"depthwise 3x3", "add"}
+
+
+def test_a_call_is_timed_beside_its_c_function_alone(quick, capsys):
+    bench.main(["kernels", "--products", "", "--convolutions", "", "--repeats", "1", "--no-loops", "--json"])
+    rows = json.loads(capsys.readouterr().out)["overheads"]
+    assert {row["what"].split()[0] for row in rows} == ({"matmul", "conv2d"} if isa.compiled() else set())
+    for row in rows:
+        assert row["call_microseconds"] > row["c_microseconds"] > 0
+        assert row["overhead_microseconds"] == pytest.approx(row["call_microseconds"] - row["c_microseconds"])
 
 
 def test_the_limits_of_the_machine_are_measured_and_the_picture_is_written(quick, monkeypatch, tmp_path, capsys):

@@ -3,11 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 #define TASK_ROWS 96 /* x CODEBOOK_CHUNK floats: they stay in the second-level cache */
 
@@ -134,6 +129,21 @@ static void run_panel(const codebook_product *p, int panel, int from, int end, f
     }
 }
 
+typedef struct {
+    const codebook_product *p;
+    int panels, rows; /* rows of a task */
+    float *scratch;
+} product_job;
+
+static int run_task(const void *context, int i, int thread)
+{
+    const product_job *job = context;
+    int first = i / job->panels * job->rows, chunk = CODEBOOK_CHUNK * job->p->w->isa->columns;
+    run_panel(job->p, i % job->panels, int_min(first, job->p->rows), int_min(first + job->rows, job->p->rows),
+              job->scratch + (ptrdiff_t)thread * chunk);
+    return 0;
+}
+
 int codebook_product_run(const codebook_product *p, int threads)
 {
     const codebook_weights *w = p->w;
@@ -146,15 +156,12 @@ int codebook_product_run(const codebook_product *p, int threads)
     if (!tasks || !w->k)
         return 0;
     threads = int_team(threads, tasks);
-    size_t floats = (size_t)CODEBOOK_CHUNK * (size_t)w->isa->columns;
-    float *scratch = int_alloc(floats * sizeof *scratch * (size_t)threads);
-    if (!scratch)
+    size_t floats = (size_t)CODEBOOK_CHUNK * (size_t)w->isa->columns * (size_t)threads;
+    product_job job = {p, panels, each, int_alloc(floats * sizeof(float))};
+    if (!job.scratch)
         return -1;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int i = 0; i < tasks; i++)
-        run_panel(p, i % panels, int_min(i / panels * each, p->rows),
-                  int_min((i / panels + 1) * each, p->rows), scratch + (size_t)omp_get_thread_num() * floats);
-    int_free(scratch);
+    int_share(tasks, threads, run_task, &job);
+    int_free(job.scratch);
     return 0;
 }
 

@@ -2,11 +2,6 @@
 #include "codebook.h"
 #include "conv.h"
 #include <math.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 /* What all images of a call share: weights per group, or the floats of a depthwise convolution. */
 typedef struct {
@@ -19,6 +14,7 @@ typedef struct {
     size_t region;
     ptrdiff_t line;
     const ptrdiff_t *offsets; /* of the segments, or taps, of a row */
+    int threads;              /* of one image */
 } conv_job;
 
 /* Image `i` with its padding around it. Zeros of float32 are bytes of 0, so that bytes are its channels. */
@@ -35,7 +31,7 @@ static const float *image_at(const conv_job *job, int i, int thread)
     return region;
 }
 
-static int run_groups(const conv_job *job, const float *image, float *out, int threads)
+static int run_groups(const conv_job *job, const float *image, float *out)
 {
     const int_window *s = job->s;
     int failed = 0, each = s->channels / s->groups;
@@ -50,39 +46,41 @@ static int run_groups(const conv_job *job, const float *image, float *out, int t
                               .offsets = job->offsets,
                               .out = out + g * (s->columns / s->groups),
                               .out_row = s->columns};
-        failed |= codebook_product_run(&p, threads);
+        failed |= codebook_product_run(&p, job->threads);
     }
     return failed;
 }
 
-static void run_depthwise(const conv_job *job, const float *image, float *out, int threads)
+typedef struct {
+    const conv_job *job;
+    const float *image;
+    float *out;
+} image_job;
+
+/* One row of outputs of a depthwise convolution. */
+static int run_row(const void *context, int y, int thread)
 {
+    const image_job *each = context;
+    const conv_job *job = each->job;
     const int_window *s = job->s;
-    const struct codebook_isa *isa = *job->isa->floats;
-    threads = int_team(threads, s->out_h);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int y = 0; y < s->out_h; y++)
-        for (int x = 0; x < s->out_w; x++)
-            isa->depthwise(s->kernel_h * s->kernel_w, job->offsets, s->channels,
-                           image + y * s->stride_h * job->line + (ptrdiff_t)x * s->stride_w * s->channels,
-                           job->taps, out + ((ptrdiff_t)y * s->out_w + x) * s->channels);
+    (void)thread;
+    for (int x = 0; x < s->out_w; x++)
+        (*job->isa->floats)
+            ->depthwise(s->kernel_h * s->kernel_w, job->offsets, s->channels,
+                        each->image + y * s->stride_h * job->line + (ptrdiff_t)x * s->stride_w * s->channels,
+                        job->taps, each->out + ((ptrdiff_t)y * s->out_w + x) * s->channels);
+    return 0;
 }
 
-/* Images are shared out where there is one for every thread, else the rows of each image. */
-static int run_images(const conv_job *job, int threads)
+static int run_image(const void *context, int i, int thread)
 {
+    const conv_job *job = context;
     const int_window *s = job->s;
-    int outer = s->images >= threads ? threads : 1, failed = 0;
-#pragma omp parallel for num_threads(outer) schedule(dynamic) reduction(| : failed) if (outer > 1)
-    for (int i = 0; i < s->images; i++) {
-        const float *image = image_at(job, i, outer > 1 ? omp_get_thread_num() : 0);
-        float *out = job->out + (ptrdiff_t)i * s->out_h * s->out_w * s->columns;
-        if (job->w)
-            failed |= run_groups(job, image, out, outer > 1 ? 1 : threads);
-        else
-            run_depthwise(job, image, out, outer > 1 ? 1 : threads);
-    }
-    return failed;
+    image_job each = {job, image_at(job, i, thread),
+                      job->out + (ptrdiff_t)i * s->out_h * s->out_w * s->columns};
+    if (job->w)
+        return run_groups(job, each.image, each.out);
+    return int_share(s->out_h, int_team(job->threads, s->out_h), run_row, &each);
 }
 
 static int run(conv_job *job, int threads)
@@ -93,6 +91,8 @@ static int run(conv_job *job, int threads)
     if (!s->out_h || !s->out_w || !s->images || !s->columns)
         return 0;
     threads = int_team(threads, threads);
+    int apart = s->images >= threads; /* images are shared out, else the rows of each */
+    job->threads = apart ? 1 : threads;
     job->line = (ptrdiff_t)s->width * s->channels;
     if (s->pad_top || s->pad_left || height > s->height || width > s->width) {
         job->line = (ptrdiff_t)width * s->channels;
@@ -105,7 +105,7 @@ static int run(conv_job *job, int threads)
     for (int i = 0; i < s->kernel_h * taps; i++)
         offsets[i] = i / taps * job->line + (ptrdiff_t)(i % taps) * s->channels;
     job->offsets = offsets;
-    int failed = run_images(job, threads);
+    int failed = int_share(s->images, apart ? threads : 1, run_image, job);
     int_free(job->padded);
     return failed;
 }

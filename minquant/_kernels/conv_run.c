@@ -7,11 +7,6 @@
 #include "conv.h"
 #include "gemm.h"
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 static int at_least_0(int a) { return a > 0 ? a : 0; }
 
@@ -42,10 +37,12 @@ typedef struct {
     const uint8_t *x;
     uint8_t *out, *padded; /* padded: one region per thread, or NULL: images need no copy */
     size_t region;
+    int threads; /* of one image */
 } conv_job;
 
-static int run_image(const conv_job *job, int image, int thread, int threads)
+static int run_image(const void *context, int image, int thread)
 {
+    const conv_job *job = context;
     const int_window *s = job->s;
     ptrdiff_t pixel = s->channels, line = pixel * s->width, offsets[INT_MAX_TAPS];
     const uint8_t *x = job->x + (ptrdiff_t)image * s->height * line;
@@ -75,21 +72,18 @@ static int run_image(const conv_job *job, int image, int thread, int threads)
                          .out = job->out + place * size,
                          .out_line = (ptrdiff_t)s->out_w * s->columns,
                          .out_row = s->columns};
-        if (int_product_run(&p, threads))
+        if (int_product_run(&p, job->threads))
             return -1;
     }
     return 0;
 }
 
 /* Images are shared out where there is one for every thread, else the rows of each image. */
-static int run_images(const conv_job *job)
+static int run_images(conv_job *job)
 {
-    int images = job->s->images, threads = int_team(job->options->threads, job->options->threads),
-        outer = images >= threads ? threads : 1, failed = 0;
-#pragma omp parallel for num_threads(outer) schedule(dynamic) reduction(| : failed) if (outer > 1)
-    for (int i = 0; i < images; i++)
-        failed |= run_image(job, i, outer > 1 ? omp_get_thread_num() : 0, outer > 1 ? 1 : threads);
-    return failed ? -1 : 0;
+    int threads = int_team(job->options->threads, job->options->threads), apart = job->s->images >= threads;
+    job->threads = apart ? 1 : threads;
+    return int_share(job->s->images, apart ? threads : 1, run_image, job);
 }
 
 /* Whether the kernels may read an image where it lies: no padding, nothing to convert, no read behind its

@@ -1,11 +1,6 @@
 /* Integer matrix products for one call: shares tasks among threads, with memory from the heap. */
 #include "gemm.h"
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 void int_copy_codes(const uint8_t *from, size_t count, int is_signed, uint8_t *to)
 {
@@ -29,20 +24,30 @@ int int_product_start(const int_weights *w, int shift, int32_t **start)
     return 0;
 }
 
+typedef struct {
+    const int_product *p;
+    int_split split;
+    uint8_t *scratch; /* `bytes` for each thread */
+    size_t bytes;
+} product_job;
+
+static int run_task(const void *context, int i, int thread)
+{
+    const product_job *job = context;
+    int_product_task(job->p, job->split, i, job->bytes ? job->scratch + (size_t)thread * job->bytes : NULL);
+    return 0;
+}
+
 int int_product_run(const int_product *p, int threads)
 {
-    int_split split = int_product_split(p, threads);
-    size_t bytes = int_product_scratch(p);
-    threads = int_team(threads, split.tasks);
-    if (!split.tasks)
+    product_job job = {p, int_product_split(p, threads), NULL, int_product_scratch(p)};
+    threads = int_team(threads, job.split.tasks);
+    if (!job.split.tasks)
         return 0;
-    uint8_t *scratch = bytes ? int_alloc(bytes * (size_t)threads) : NULL;
-    if (bytes && !scratch)
+    if (job.bytes && !(job.scratch = int_alloc(job.bytes * (size_t)threads)))
         return -1;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int i = 0; i < split.tasks; i++)
-        int_product_task(p, split, i, scratch ? scratch + (size_t)omp_get_thread_num() * bytes : NULL);
-    int_free(scratch);
+    int_share(job.split.tasks, threads, run_task, &job);
+    int_free(job.scratch);
     return 0;
 }
 

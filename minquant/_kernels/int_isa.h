@@ -113,6 +113,10 @@ static inline int int_up(int a, int to) { return (a + to - 1) / to * to; }
 /* Threads for so many tasks; inside another parallel region one, so that teams do not multiply. */
 int int_team(int threads, int tasks);
 
+/* Runs tasks 0 .. tasks - 1, each on thread 0 .. threads - 1; what they return, or-ed (int_share.c). */
+typedef int int_job(const void *context, int task, int thread);
+int int_share(int tasks, int threads, int_job *run, const void *context);
+
 /* 64-byte aligned memory for a vector kernel; freed by int_free. */
 void *int_alloc(size_t bytes);
 void int_free(void *memory);

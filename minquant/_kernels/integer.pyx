@@ -173,13 +173,16 @@ cdef int_options options_of(int zero_point, bint is_signed, Requantization q, in
 
 
 def matmul(const uint8_t[:, :] a, Weights w, out, int zero_point, bint is_signed, Requantization q,
-           int threads):
-    """out = (a - zero_point) @ levels[codes]: int32 (M, N), or uint8 codes with q; rows of a contiguous."""
+           int threads, int repeats=1):
+    """out = (a - zero_point) @ levels[codes]: int32 (M, N), or uint8 codes with q; rows of a contiguous.
+
+    repeats: how often to compute it, for benchmarks that time the C function alone.
+    """
     cdef int32_t[:, ::1] sums
     cdef uint8_t[:, ::1] codes
     cdef void *to = NULL
     cdef const uint8_t *first = NULL
-    cdef int m = a.shape[0], k = a.shape[1], n = w.shape[1], failed
+    cdef int m = a.shape[0], k = a.shape[1], n = w.shape[1], failed = 0
     cdef int_options options = options_of(zero_point, is_signed, q, threads, n)
     if not (len(w.shape) == 2 and w.shape[0] == k):
         raise ValueError(f"a of shape {(m, k)} times weights of shape {w.shape}; K must be the same")
@@ -200,7 +203,8 @@ def matmul(const uint8_t[:, :] a, Weights w, out, int zero_point, bint is_signed
     if k:
         first = &a[0, 0]
     with nogil:
-        failed = int_gemm(w.parts[0], m, first, a.strides[0], to, n, &options)
+        for _ in range(repeats):
+            failed |= int_gemm(w.parts[0], m, first, a.strides[0], to, n, &options)
     checked(failed)
 
 

@@ -82,15 +82,10 @@ def matmul_codebook(const float[:, :] a, CodebookWeights w, float[:, ::1] out, i
         checked(failed)
 
 
-cdef int_window float_window_of(const Py_ssize_t *x_shape, tuple shape, int groups, stride, padding,
-                                const Py_ssize_t *out) except *:
-    """`window_of`, for the whole of an output; its bytes are counted in int."""
-    cdef int_window s
-    if not (len(shape) == 4):
-        raise ValueError(f"weights of shape {shape}")
-    s = window_of(x_shape, shape, groups, stride, padding, out[1], out[2])
-    if not (out[0] == s.images and out[3] == s.columns):
-        raise ValueError("out has another shape than the result")
+cdef int_window float_window_of(const Py_ssize_t *x_shape, tuple shape, int groups, tuple stride, tuple padding,
+                                const Py_ssize_t *out_shape) except *:
+    """`window_of`, where the bytes of a pixel are counted in int."""
+    cdef int_window s = window_of(x_shape, shape, groups, stride, padding, out_shape)
     if not (s.channels < 2**29):
         raise ValueError(f"{s.channels} channels; give less than 2^29")
     return s

@@ -18,8 +18,7 @@ def conv2d_naive(const uint8_t[:, :, :, ::1] x, const uint8_t[:, :, :, ::1] code
                  int32_t[:, :, :, ::1] out, int groups, stride, padding, int zero_point, bint is_signed):
     """The loops that define `conv2d`."""
     shape = (codes.shape[0], codes.shape[1], codes.shape[2], codes.shape[3])
-    cdef int_window s = window_of(x.shape, shape, groups, stride, padding, out.shape[1], out.shape[2])
+    cdef int_window s = window_of(x.shape, shape, groups, stride, padding, out.shape)
     cdef int_options options = options_of(zero_point, is_signed, None, 1, s.columns)
-    cdef void *to = output_of(&s, out, None)
-    if to != NULL:
-        int_conv_naive(&s, first_of(x), first_of(codes), &levels[0], <int32_t *>to, &options)
+    if out.shape[0] * out.shape[1] * out.shape[2] * out.shape[3]:
+        int_conv_naive(&s, first_of(x), first_of(codes), &levels[0], &out[0, 0, 0, 0], &options)

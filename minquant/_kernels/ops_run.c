@@ -2,24 +2,29 @@
 #include "conv.h"
 #include "gemm.h"
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 static size_t element(const int_options *o) { return o->q ? 1 : sizeof(int32_t); }
 
-static void depthwise_image(const int_isa *isa, const int_window *s, const int_taps *taps, const uint8_t *x,
-                            ptrdiff_t line, void *out, const int_options *o, int threads)
+typedef struct {
+    const int_isa *isa;
+    const int_window *s;
+    const int_taps *taps;
+    const uint8_t *x;
+    ptrdiff_t line;
+    void *out;
+    const int_options *o;
+} image_job;
+
+static int depthwise_row(const void *context, int y, int thread)
 {
-    (void)threads; /* without OpenMP there is one */
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int y = 0; y < s->out_h; y++)
-        (*isa->loops)
-            ->depthwise(taps, s->out_w, x + (ptrdiff_t)y * s->stride_h * line,
-                        (ptrdiff_t)s->stride_w * s->channels, o->q,
-                        (uint8_t *)out + (size_t)y * (size_t)s->out_w * (size_t)s->channels * element(o), 0);
+    const image_job *j = context;
+    size_t row = (size_t)j->s->out_w * (size_t)j->s->channels * element(j->o);
+    (void)thread;
+    (*j->isa->loops)
+        ->depthwise(j->taps, j->s->out_w, j->x + (ptrdiff_t)y * j->s->stride_h * j->line,
+                    (ptrdiff_t)j->s->stride_w * j->s->channels, j->o->q, (uint8_t *)j->out + (size_t)y * row,
+                    0);
+    return 0;
 }
 
 int int_depthwise(const int_isa *isa, const int_window *s, const int16_t *levels, const int32_t *sums,
@@ -40,8 +45,8 @@ int int_depthwise(const int_isa *isa, const int_window *s, const int16_t *levels
         for (int i = 0; i < s->images; i++) {
             conv_pad_image(s, x + (size_t)i * (size_t)s->height * (size_t)s->width * (size_t)s->channels,
                            options, region);
-            depthwise_image(isa, s, &taps, region, line, (uint8_t *)out + (size_t)i * image, options,
-                            int_team(options->threads, s->out_h));
+            image_job job = {isa, s, &taps, region, line, (uint8_t *)out + (size_t)i * image, options};
+            int_share(s->out_h, int_team(options->threads, s->out_h), depthwise_row, &job);
         }
     }
     int failed = !start || !region;
@@ -63,42 +68,62 @@ static int window_pixels(const int_window *s, const uint8_t *x, int row, int col
     return count;
 }
 
+typedef struct {
+    const int_isa *isa;
+    const int_window *s;
+    const uint8_t *x;
+    void *out;
+    const int_options *o;
+    int32_t *sums; /* of each thread */
+} pool_job;
+
+static int max_pool_row(const void *context, int row, int thread)
+{
+    const pool_job *j = context;
+    const uint8_t *pixels[INT_MAX_TAPS];
+    int lowest = j->o->is_signed ? 128 : 0, c = j->s->channels;
+    uint8_t *to = (uint8_t *)j->out + (ptrdiff_t)row * j->s->out_w * c;
+    (void)thread;
+    memset(to, lowest, (size_t)j->s->out_w * (size_t)c);
+    for (int col = 0; col < j->s->out_w; col++, to += c)
+        for (int i = 0, count = window_pixels(j->s, j->x, row, col, pixels); i < count; i++)
+            (*j->isa->loops)->maximum(pixels[i], c, lowest, to);
+    return 0;
+}
+
 int int_max_pool(const int_isa *isa, const int_window *s, const uint8_t *x, uint8_t *out,
                  const int_options *options)
 {
-    int lowest = options->is_signed ? 128 : 0, c = s->channels, rows = s->images * s->out_h;
-    int threads = int_team(options->threads, rows);
-    (void)threads; /* without OpenMP there is one */
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int row = 0; row < rows; row++)
-        for (int col = 0; col < s->out_w; col++) {
-            const uint8_t *pixels[INT_MAX_TAPS];
-            uint8_t *to = out + ((ptrdiff_t)row * s->out_w + col) * c;
-            memset(to, lowest, (size_t)c);
-            for (int i = 0, count = window_pixels(s, x, row, col, pixels); i < count; i++)
-                (*isa->loops)->maximum(pixels[i], c, lowest, to);
-        }
+    pool_job job = {isa, s, x, out, options, NULL};
+    int rows = s->images * s->out_h;
+    return int_share(rows, int_team(options->threads, rows), max_pool_row, &job);
+}
+
+static int sum_pool_row(const void *context, int row, int thread)
+{
+    const pool_job *j = context;
+    const uint8_t *pixels[INT_MAX_TAPS];
+    int c = j->s->channels;
+    int32_t *sums = j->sums + (ptrdiff_t)thread * int_up(c, INT_BLOCK);
+    for (int col = 0; col < j->s->out_w; col++) {
+        memset(sums, 0, (size_t)c * sizeof *sums);
+        for (int i = 0, count = window_pixels(j->s, j->x, row, col, pixels); i < count; i++)
+            (*j->isa->loops)->add_pixel(pixels[i], c, j->o->is_signed, sums);
+        (*j->isa->loops)->finish(j->o->q, sums, c, j->out, ((ptrdiff_t)row * j->s->out_w + col) * c);
+    }
     return 0;
 }
 
 int int_sum_pool(const int_isa *isa, const int_window *s, const uint8_t *x, void *out,
                  const int_options *options)
 {
-    int c = s->channels, rows = s->images * s->out_h, threads = int_team(options->threads, rows);
-    int32_t *scratch = int_alloc((size_t)int_up(c, INT_BLOCK) * sizeof *scratch * (size_t)threads);
-    if (!scratch)
+    int rows = s->images * s->out_h, threads = int_team(options->threads, rows);
+    size_t each = (size_t)int_up(s->channels, INT_BLOCK) * sizeof(int32_t);
+    pool_job job = {isa, s, x, out, options, int_alloc(each * (size_t)threads)};
+    if (!job.sums)
         return -1;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int row = 0; row < rows; row++)
-        for (int col = 0; col < s->out_w; col++) {
-            const uint8_t *pixels[INT_MAX_TAPS];
-            int32_t *sums = scratch + (size_t)omp_get_thread_num() * (size_t)int_up(c, INT_BLOCK);
-            memset(sums, 0, (size_t)c * sizeof *sums);
-            for (int i = 0, count = window_pixels(s, x, row, col, pixels); i < count; i++)
-                (*isa->loops)->add_pixel(pixels[i], c, options->is_signed, sums);
-            (*isa->loops)->finish(options->q, sums, c, out, ((ptrdiff_t)row * s->out_w + col) * c);
-        }
-    int_free(scratch);
+    int_share(rows, threads, sum_pool_row, &job);
+    int_free(job.sums);
     return 0;
 }
 
@@ -109,20 +134,45 @@ static ptrdiff_t part(ptrdiff_t count, int i, int parts)
     return place < count ? place : count;
 }
 
+typedef struct {
+    const int_isa *isa;
+    const void *factors; /* int_addition or int_requantization */
+    ptrdiff_t count;
+    int period, parts;
+    const void *a, *b;
+    uint8_t *out;
+} parts_job;
+
+static int add_part(const void *context, int i, int thread)
+{
+    const parts_job *j = context;
+    (void)thread;
+    (*j->isa->loops)
+        ->add(j->factors, part(j->count, i, j->parts), part(j->count, i + 1, j->parts), j->period, j->a, j->b,
+              j->out);
+    return 0;
+}
+
 void int_add(const int_isa *isa, const int_addition *s, ptrdiff_t count, int period, const uint8_t *a,
              const uint8_t *b, uint8_t *out, int threads)
 {
     threads = int_team(threads, threads);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int i = 0; i < threads; i++)
-        (*isa->loops)->add(s, part(count, i, threads), part(count, i + 1, threads), period, a, b, out);
+    int_share(threads, threads, add_part, &(parts_job){isa, s, count, period, threads, a, b, out});
+}
+
+static int quantize_part(const void *context, int i, int thread)
+{
+    const parts_job *j = context;
+    (void)thread;
+    (*j->isa->loops)
+        ->quantize(j->factors, part(j->count, i, j->parts), part(j->count, i + 1, j->parts), j->period, j->a,
+                   j->out);
+    return 0;
 }
 
 void int_quantize(const int_isa *isa, const int_requantization *q, ptrdiff_t count, int period,
                   const float *x, uint8_t *out, int threads)
 {
     threads = int_team(threads, threads);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int i = 0; i < threads; i++)
-        (*isa->loops)->quantize(q, part(count, i, threads), part(count, i + 1, threads), period, x, out);
+    int_share(threads, threads, quantize_part, &(parts_job){isa, q, count, period, threads, x, NULL, out});
 }

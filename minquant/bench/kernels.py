@@ -14,10 +14,11 @@ import platform
 import numpy as np
 
 from .. import kernels
+from ..isa import compiled
 from ..runs import replacing
 from ..summary import table
 from . import roofline
-from .timing import interleaved, summary
+from .timing import interleaved, seconds, summary
 
 PRODUCTS = "1x512x512,1x4096x4096,64x576x64,256x1152x128,1024x576x64"
 # height = width, input channels, output channels, stride: the 3 x 3 convolutions of ResNet-20 and VGG-7
@@ -62,13 +63,14 @@ def run(arguments):
         times = summary(interleaved(calls, arguments.repeats))
         rows += [row(case, name, contestants, times) for name in contestants]
     loops = [] if arguments.no_loops else loop_rows(arguments.repeats, threads, rng)
+    overheads = overhead_rows(arguments.repeats, rng)
     limits = roofline.limits(isas)
     for each in rows:
         peak = limits.get("products", {}).get(each["isa"] or isas[0])
         each["share_of_peak"] = each["gmacs"] / (peak * threads) if peak else None
     facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
              "threads": threads, "isa": kernels.info()["isa"], "limits": limits,
-             "rows": rows, "loops": loops}
+             "rows": rows, "loops": loops, "overheads": overheads}
     if arguments.plot:
         with replacing(arguments.plot) as path:
             roofline.plot(facts, path)
@@ -190,6 +192,30 @@ def loop_rows(repeats, threads, rng):
             for name, (_, factor) in calls.items()]
 
 
+def overhead_rows(repeats, rng):
+    """What a call from Python takes beyond its C function, which the wrapper can run 1000 times in a row.
+
+    The fastest of many short turns counts: a busy machine takes milliseconds away at a time.
+    """
+    module, found = compiled(), []
+    if module is None:
+        return found
+    a, x = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((1, 16), (1, 4, 4, 16)))
+    codes, q = rng.integers(0, 256, (16, 16)).astype(np.uint8), kernels.requantization([0.01] * 16, [0] * 16, 8)
+    w, kernel = (kernels.pack_weights(each, np.arange(256) - 128, 8) for each in (codes, codes[None, None]))
+    out, image = np.empty((1, 16), np.uint8), np.empty((1, 4, 4, 16), np.uint8)
+    for name, call, c in [
+            ("matmul 1x16x16", lambda: kernels.matmul(a, w, 0, q, 1),
+             lambda: module.matmul(a, w, out, 0, False, q, 1, 1000)),
+            ("conv2d 1x1 4x4x16x16", lambda: kernels.conv2d(x, kernel, 1, 0, 0, q, 1),
+             lambda: module.conv2d(x, kernel, image, (1, 1), (0, 0), 0, False, q, 1, 1000))]:
+        turns = [(seconds(call, 30), seconds(c, 1) / 1000) for _ in range(200 * repeats)]
+        whole, inner = (1e6 * min(times) for times in zip(*turns))
+        found.append({"what": name, "call_microseconds": whole, "c_microseconds": inner,
+                      "overhead_microseconds": whole - inner})
+    return found
+
+
 def show(facts):
     """The tables."""
     lines = [f"{facts['machine']}, {facts['threads']} thread(s), {' '.join(facts['cpu'])}; medians, in turns"]
@@ -208,4 +234,7 @@ def show(facts):
         rows = [[r["what"], r["shape"], f"{r['microseconds']:.1f}", f"{r['gigabytes_per_second']:.1f}"]
                 for r in facts["loops"]]
         lines += ["", table(["operation", "shape", "us", "GB/s"], rows)]
+    if facts["overheads"]:
+        rows = [[name, *(f"{time:.2f}" for time in times)] for name, *times in map(dict.values, facts["overheads"])]
+        lines += ["", table(["smallest calls, fastest", "us", "C alone", "overhead"], rows)]
     return "\n".join(lines)
