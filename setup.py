@@ -38,6 +38,7 @@ SOURCE_FLAGS = [
     ("*_avx2.c", ["-mavx2", "-mfma"]),
     ("*_avxvnni.c", ["-mavx2", "-mfma", "-mavxvnni"]),
     ("*_avx512vnni.c", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]),
+    ("*_amx.c", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mamx-tile", "-mamx-int8"]),
     ("*_neon_dotprod.c", ["-march=armv8.2-a+dotprod"]),
     ("*_neon_i8mm.c", ["-march=armv8.2-a+dotprod+i8mm"]),
 ]

@@ -6,7 +6,7 @@ import subprocess
 # Instruction sets the kernels know: the name used here -> the word in /proc/cpuinfo, below the key of sysctl.
 CPU_FEATURES = {
     "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512bw": "avx512bw", "avx512vnni": "avx512_vnni",
-    "avxvnni": "avx_vnni", "neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm",
+    "avxvnni": "avx_vnni", "amx": "amx_int8", "neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm",
 }
 MACOS_FEATURES = {
     "avx2": "hw.optional.avx2_0", "fma": "hw.optional.fma", "avx512f": "hw.optional.avx512f",

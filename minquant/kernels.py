@@ -27,7 +27,8 @@ from .kernelinfo import info, table
 # Waking a thread costs some 8 us, so below this many multiply-adds of the fastest instruction set, or outputs of other
 # operations, one thread is quicker. Others, 2^SLOWER times slower, are worth a second thread earlier.
 SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 1 << 23, 1 << 21, 1 << 19
-SLOWER = {"avx512vnni": 0, "avxvnni": 1, "neon_i8mm": 1, "neon_dotprod": 2, "avx2": 2, "neon": 3, "generic": 5}
+SLOWER = {"amx": 0, "avx512vnni": 0, "avxvnni": 1, "neon_i8mm": 1, "neon_dotprod": 2, "avx2": 2, "neon": 3,
+          "generic": 5}
 
 _threads = _kernels.default_threads()
 

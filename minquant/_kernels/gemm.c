@@ -76,12 +76,13 @@ static void run_task(const task *job)
     const int_product *p = job->p;
     const int_weights *w = p->w;
     int rows = rows_before(p, job->end) - rows_before(p, job->first), group = w->isa->group;
-    int decoded = needs_decoding(w, rows);
+    int decoded = needs_decoding(w, rows), tiles = 0;
     int_tile t = {.row = p->row,
                   .offsets = p->offsets,
                   .segments = w->segments,
                   .weights = w,
                   .w = job->panel,
+                  .tiles = &tiles,
                   .start = p->start ? p->start + job->column : zeros,
                   .bits = !decoded  ? w->bits
                           : w->wide ? 16
@@ -96,14 +97,16 @@ static void run_task(const task *job)
     }
     for (int run = job->first; run < job->end; run++) {
         int length = rows_before(p, run + 1) - rows_before(p, run);
-        int tiles = (length + w->isa->rows - 1) / w->isa->rows,
-            height = tiles ? (length + tiles - 1) / tiles : 0;
+        int count = (length + w->isa->rows - 1) / w->isa->rows,
+            height = count ? (length + count - 1) / count : 0;
         for (int i = 0; i < length; i += height) {
             t.rows = int_min(height, length - i);
             t.a = p->a + run * p->line + i * p->row;
             run_tile(job, &t, run, i);
         }
     }
+    if (tiles)
+        w->isa->release();
 }
 
 /* Runs of one task: enough rows to pay for decoding a panel, few enough to stay in the cache and for all

@@ -15,6 +15,7 @@ typedef struct {
     const int_weights *weights; /* its table, its bounds */
     const int32_t *start;       /* per column, added to the sums */
     int bits, rows, columns;
+    int *tiles;                  /* 0 at the start of a task; the instruction set may keep its state there */
     const int_requantization *q; /* already at the first column of the panel; NULL: int32 */
     void *out;
     ptrdiff_t out_row; /* elements */
@@ -75,6 +76,7 @@ struct int_isa {
     int widest_product; /* products beyond +-this need panels of int16 (-1: always) */
     void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
     void (*tile)(const int_tile *t);
+    void (*release)(void); /* after a task that has left *tiles other than 0 */
     const int_loops *const *loops;
     const struct codebook_isa *const *floats; /* codebook.h */
 };
@@ -94,8 +96,8 @@ struct int_weights {
 };
 
 /* Provided by the file of each instruction set; NULL where the compiler could not build it. */
-extern const int_isa *const int_isa_generic, *const int_isa_avx2, *const int_isa_avxvnni,
-                                                                      *const int_isa_avx512vnni;
+extern const int_isa *const int_isa_generic,
+    *const int_isa_avx2, *const int_isa_avxvnni, *const int_isa_avx512vnni, *const int_isa_amx;
 struct codebook_isa;
 extern const struct codebook_isa *const codebook_isa_generic,
     *const codebook_isa_avx2, *const codebook_isa_avx512vnni, *const codebook_isa_neon;
@@ -104,7 +106,7 @@ extern const int_isa *const int_isa_neon, *const int_isa_neon_dotprod, *const in
 #define INT_MAX_PRODUCT (255 * 128)
 
 /* Instruction sets that this source knows, best first: NULL where the compiler had it not (dispatch.c). */
-#define INT_CANDIDATES 7
+#define INT_CANDIDATES 8
 const int_isa *int_isa_candidate(int index, int *present);
 
 static inline int int_min(int a, int b) { return a < b ? a : b; }

@@ -7,8 +7,9 @@ uint64_t peak_products(const int_isa *isa)
     const struct {
         const char *name;
         peak_function *run;
-    } loops[] = {{"avx512vnni", peak_avx512vnni}, {"avxvnni", peak_avxvnni}, {"avx2", peak_avx2}};
-    for (int i = 0; i < 3; i++)
+    } loops[] = {
+        {"amx", peak_amx}, {"avx512vnni", peak_avx512vnni}, {"avxvnni", peak_avxvnni}, {"avx2", peak_avx2}};
+    for (int i = 0; i < 4; i++)
         if (!strcmp(int_isa_name(isa), loops[i].name) && loops[i].run)
             return loops[i].run();
     return 0;

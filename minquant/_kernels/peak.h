@@ -17,6 +17,6 @@ uint64_t peak_read(const uint64_t *from, size_t bytes);
 #define PEAK_STEPS 100000
 
 typedef uint64_t peak_function(void);
-extern peak_function *const peak_avx512vnni, *const peak_avxvnni, *const peak_avx2;
+extern peak_function *const peak_amx, *const peak_avx512vnni, *const peak_avxvnni, *const peak_avx2;
 
 #endif

@@ -265,7 +265,7 @@ static void check_convolutions(uint64_t *hashes)
         s->pad_top = (int)below(2);
         s->pad_left = (int)below(3);
         s->height = 4 + (int)below(8);
-        s->width = 4 + (int)below(8);
+        s->width = 4 + (int)below(i % 3 ? 8 : 40); /* long runs of rows */
         s->out_h = (s->height + 2 * s->pad_top - s->kernel_h) / s->stride_h + 1;
         s->out_w = (s->width + 2 * s->pad_left - s->kernel_w) / s->stride_w + 1;
         c.zero_point = (int)below((uint32_t)c.top + 1) - 128 * c.is_signed;

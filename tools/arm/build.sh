@@ -23,6 +23,7 @@ for source in *.c; do
     x86_64-*_avx2.c) machine=(-mavx2 -mfma) ;;
     x86_64-*_avxvnni.c) machine=(-mavx2 -mfma -mavxvnni) ;;
     x86_64-*_avx512vnni.c) machine=(-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni) ;;
+    x86_64-*_amx.c) machine=(-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8) ;;
     *) machine=() ;;
     esac
     "${compile[@]}" "${machine[@]}" "$@" -c "$source" -o "$objects/${source%.c}.o"

@@ -1,0 +1,166 @@
+/* Products with AMX: tiles of up to 16 rows of 64 bytes, of which one instruction multiplies two and adds to
+ * a third. Panels are those of gemm_avx512vnni.c: 16 columns of 16 groups of k are a tile as it lies in
+ * memory.
+ *
+ *         64 bytes of k      4 k of 16 columns         16 columns of int32
+ *       +---------------+   +----------------+        +-------------------+
+ *   row |  activations  | x |   weights      | group  |       sums        | row
+ *       +---------------+   +----------------+        +-------------------+
+ *
+ * A product is made of 32 rows times 32 columns, in four tiles of sums. Few rows, short segments and weights
+ * that are decoded in registers are left to AVX-512 VNNI.
+ *
+ * Bound: none but INT_MAX_K; tdpbusd adds exactly, modulo 2^32. */
+#include "amx_tiles.h"
+#include "int_isa.h"
+#if defined(HAS_AMX) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define VECTOR 64
+#define VNNI_ROWS 14
+#define ROWS 32
+#define HALF 16        /* rows and columns of a tile of sums */
+#define MOST_GROUPS 16 /* of a tile */
+/* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
+#define LEAST_ROWS 4
+#define LEAST_WORK 600
+#include "gemm_avx512.h"
+
+/* Tiles: 0, 1: sums of the upper rows; 2, 3: of the lower; 4, 5: upper and lower rows of activations; 6, 7:
+ * left and right columns of weights. */
+
+/* For so many rows and groups; loading takes longer than a small product, so only where they change. */
+ALWAYS void configure(int *tiles, int rows, int groups)
+{
+    tile_shapes c = {.palette = 1};
+    if (*tiles == MOST_GROUPS * rows + groups - 1)
+        return;
+    *tiles = MOST_GROUPS * rows + groups - 1;
+    for (int i = 0; i < 8; i++) {
+        int lower = i == 2 || i == 3 || i == 5; /* no tile may be empty, though few rows leave these unused */
+        int height = lower ? (rows > HALF ? rows - HALF : 1) : int_min(rows, HALF);
+        c.rows[i] = (uint8_t)(i >= 6 ? groups : height);
+        c.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * groups : 64);
+    }
+    configure_tiles(&c);
+}
+
+/* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. */
+ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int tall, int wide)
+{
+    const ptrdiff_t group_bytes = wide ? 128 : 64;
+    for (int segment = 0; segment < t->segments; segment++) {
+        const uint8_t *a = t->a + t->offsets[segment] + 4 * first;
+        const uint8_t *w = (const uint8_t *)t->w + segment * t->segment_bytes + group_bytes * first;
+        for (int i = 0; i < steps; i++, a += 4 * groups, w += group_bytes * groups) {
+            LOAD_TILE(4, a, t->row);
+            LOAD_TILE(6, w, group_bytes);
+            MULTIPLY_TILES(0, 4, 6);
+            if (wide) {
+                LOAD_TILE(7, w + 64, group_bytes);
+                MULTIPLY_TILES(1, 4, 7);
+            }
+            if (tall) {
+                LOAD_TILE(5, a + HALF * t->row, t->row);
+                MULTIPLY_TILES(2, 5, 6);
+                if (wide)
+                    MULTIPLY_TILES(3, 5, 7);
+            }
+        }
+    }
+}
+
+typedef int32_t sums[ROWS][2 * HALF];
+
+#define MOVE_SUMS(how, to)                           \
+    do {                                             \
+        how(0, &(to)[0][0], sizeof *(to));           \
+        if (wide)                                    \
+            how(1, &(to)[0][HALF], sizeof *(to));    \
+        if (tall)                                    \
+            how(2, &(to)[HALF][0], sizeof *(to));    \
+        if (tall && wide)                            \
+            how(3, &(to)[HALF][HALF], sizeof *(to)); \
+    } while (0)
+
+/* A segment is equal parts, as few as there may be, and a rest that is shorter. */
+ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HALF])
+{
+    int parts = (t->groups + MOST_GROUPS - 1) / MOST_GROUPS, groups = (t->groups + parts - 1) / parts;
+    int steps = t->groups / groups, rest = t->groups % groups;
+    configure(t->tiles, t->rows, groups);
+    ZERO_TILE(0);
+    ZERO_TILE(1);
+    ZERO_TILE(2);
+    ZERO_TILE(3);
+    add_groups(t, 0, groups, steps, tall, wide);
+    MOVE_SUMS(STORE_TILE, to);
+    if (rest) {
+        configure(t->tiles, t->rows, rest);
+        MOVE_SUMS(LOAD_TILE, to);
+        add_groups(t, groups * steps, rest, 1, tall, wide);
+        MOVE_SUMS(STORE_TILE, to);
+    }
+}
+
+static void multiply(const int_tile *t)
+{
+    sums to __attribute__((aligned(64)));
+    int wide = t->columns > HALF;
+    if (t->rows > HALF && wide)
+        product(t, 1, 1, to);
+    else if (t->rows > HALF)
+        product(t, 1, 0, to);
+    else if (wide)
+        product(t, 0, 1, to);
+    else
+        product(t, 0, 0, to);
+    for (int column = 0; column <= HALF * wide; column += HALF) {
+        vec start = load(t->start + column);
+        for (int row = 0; row < t->rows; row++)
+            store(t, row, column, _mm512_add_epi32(load(&to[row][column]), start));
+    }
+}
+
+/* The same product in tiles of the instruction set that has the same panels. */
+static void multiply_vectors(const int_tile *whole)
+{
+    int_tile t = *whole;
+    int tiles = (whole->rows + VNNI_ROWS - 1) / VNNI_ROWS, height = (whole->rows + tiles - 1) / tiles;
+    for (int row = 0; row < whole->rows; row += height) {
+        t.rows = int_min(height, whole->rows - row);
+        t.a = whole->a + row * t.row;
+        t.out = (uint8_t *)whole->out + row * t.out_row * (ptrdiff_t)(t.q ? 1 : sizeof(int32_t));
+        int_isa_avx512vnni->tile(&t);
+    }
+}
+
+static void tile(const int_tile *t)
+{
+    int vectors = t->segments * t->groups * (t->columns > HALF ? 2 : 1);
+    if (t->bits == 8 && t->rows >= LEAST_ROWS && t->rows * vectors >= LEAST_WORK)
+        multiply(t);
+    else
+        multiply_vectors(t);
+}
+
+static void decode(const int_weights *w, const uint8_t *from, size_t codes, void *to)
+{
+    int_isa_avx512vnni->decode(w, from, codes, to);
+}
+
+static const int_isa isa = {.name = "amx",
+                            .rows = ROWS,
+                            .columns = 2 * HALF,
+                            .narrow = HALF,
+                            .group = 4,
+                            .vector = VECTOR,
+                            .fused_rows = 4,
+                            .widest_product = INT_MAX_PRODUCT,
+                            .decode = decode,
+                            .tile = tile,
+                            .release = release_tiles,
+                            .loops = &int_loops_avx512vnni,
+                            .floats = &codebook_isa_avx512vnni};
+const int_isa *const int_isa_amx = &isa;
+#else
+const int_isa *const int_isa_amx = NULL;
+#endif

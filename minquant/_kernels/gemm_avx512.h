@@ -1,0 +1,32 @@
+/* How the kernels with vectors of 64 bytes finish 16 columns of a row: int32 sums, or codes of them. */
+#ifndef MINQUANT_GEMM_AVX512_H
+#define MINQUANT_GEMM_AVX512_H
+#include "gemm_x86.h"
+
+/* to[j] = clip(rint(acc[j] * multiplier[j] + offset[j]), 0, top); clipping first gives the same code */
+ALWAYS void store_codes(const int_requantization *q, int column, __m512i acc, int count, uint8_t *to)
+{
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(q->multiplier + column));
+    y = _mm512_add_ps(y, _mm512_loadu_ps(q->offset + column));
+    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps((float)q->top));
+    __m512i codes = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m128i bytes = _mm512_cvtepi32_epi8(codes);
+    if (count >= 16)
+        _mm_storeu_si128((__m128i *)(void *)to, bytes);
+    else
+        _mm_mask_storeu_epi8(to, (__mmask16)((1u << count) - 1), bytes);
+}
+
+ALWAYS void store(const int_tile *t, int row, int column, vec sums)
+{
+    int count = t->columns - column;
+    if (count <= 0)
+        return;
+    if (t->q)
+        store_codes(t->q, column, sums, count, (uint8_t *)t->out + row * t->out_row + column);
+    else
+        _mm512_mask_storeu_epi32((int32_t *)t->out + row * t->out_row + column,
+                                 (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1), sums);
+}
+
+#endif
