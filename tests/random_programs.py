@@ -19,6 +19,11 @@ def near_ties(rng, image=(16, 16, 1), additions=1):
     return _Builder(rng, image).near_ties(additions)
 
 
+def few_channels(rng):
+    """A Program of a convolution from one channel to few: kernels may compute several of its pixels at a time."""
+    return _Builder(rng, (7, int(rng.integers(4, 13)), 1)).few_channels()
+
+
 class _Builder:
     def __init__(self, rng, image=None):
         self.rng, self.ops = rng, []
@@ -40,6 +45,15 @@ class _Builder:
         shortcut = self.emit(PadShortcut("short", (codes,), 20, 1, 0))
         for _ in range(additions):
             self.add_near_ties(sums, shortcut)
+        return self.finished()
+
+    def few_channels(self):
+        codes = self.emit(QuantizeInput("input", (0,), np.arange(256, dtype=np.uint8)[None]))
+        kernel = int(self.rng.integers(1, 5))
+        fields = self.weights(codes, (kernel, kernel, 1, int(self.rng.integers(1, 9))))
+        fields["levels"][self.rng.integers(len(fields["levels"]))] = 0
+        self.requantize(self.emit(Convolution("conv", **fields, stride=int(self.rng.integers(1, 3)),
+                                              padding=int(self.rng.integers(0, kernel)), groups=1)))
         return self.finished()
 
     def finished(self):

@@ -13,7 +13,7 @@ from minquant import check, kernels
 from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import near_ties, random_program
+from tests.random_programs import few_channels, near_ties, random_program
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -63,6 +63,15 @@ def test_long_lines_of_sums_that_two_additions_read_are_settled_to_their_end(isa
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 2, 128, 1)
     for seed in range(20):
         assert_equal_traces(near_ties(np.random.default_rng(seed), pixels.shape[1:], additions=2), pixels)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_pixels_that_are_computed_side_by_side_give_the_oracles_integers(isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        program = few_channels(rng)
+        assert_equal_traces(program, rng.integers(0, 256, (2, *program.image_shape), dtype=np.uint8), 1 + seed % 2)
 
 
 @pytest.mark.parametrize("isa", ISAS)

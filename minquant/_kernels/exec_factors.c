@@ -1,14 +1,15 @@
 /* Factors of requantizations as the kernels read them: padded to whole vectors, exact or with a margin. */
 #include "exec_plan.h"
 
-/* Factors of all channels, padded with zeros to whole vectors. */
+/* Factors of all channels and, behind them, from the first on again: whole vectors are read, and a row of a
+ * product may hold several pixels. */
 static float *spread(exec_block *b, const float *from, int count, int channels)
 {
     int padded = (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; /* a group may begin anywhere */
     float *to = exec_take(b, (size_t)padded * sizeof *to);
     if (to)
         for (int i = 0; i < padded; i++)
-            to[i] = i < channels ? from[count == 1 ? 0 : i] : 0;
+            to[i] = from[count == 1 ? 0 : i % channels];
     return to;
 }
 

@@ -72,28 +72,80 @@ static void make_depthwise(exec_block *b, const exec_op *op, exec_made *m)
         }
 }
 
-static void make_products(exec_block *b, const int_isa *isa, const exec_op *op, int segments, int length,
-                          int top, exec_made *m)
+static void make_products(exec_block *b, const int_isa *isa, const exec_op *op, int_codes codes, int segments,
+                          int length, int top, exec_made *m)
 {
-    int groups = op->kind == EXEC_LINEAR ? 1 : op->groups, each = op->channels / groups;
+    int groups = op->kind == EXEC_LINEAR ? 1 : op->groups, each = codes.pitch / groups;
     int8_t levels[256] = {0};
     memcpy(levels, op->levels, (size_t)int_min(op->level_count, 256));
     m->weights = exec_take(b, (size_t)groups * sizeof *m->weights);
     m->start = exec_take(b, (size_t)groups * sizeof *m->start);
-    for (int g = 0; g < groups; g++) {
-        int_codes from = {op->stream, op->bits, op->channels, g * each};
+    for (int g = 0; g < groups; g++, codes.first += each) {
         void *memory = exec_take(b, int_weights_size(isa, segments, length, each, op->bits, levels));
         int32_t *start = exec_take(b, (size_t)int_up(each, INT_MAX_COLUMNS) * sizeof *start);
         if (!b->base)
             continue;
-        m->weights[g] = int_weights_init(memory, isa, &from, segments, length, each, op->bits, levels, top);
+        m->weights[g] = int_weights_init(memory, isa, &codes, segments, length, each, op->bits, levels, top);
         m->start[g] = start;
         int_start(m->weights[g], m->zero, start);
     }
 }
 
-static void make_product(exec_block *b, const int_isa *isa, const exec_op *op, int channels, exec_made *m)
+/* Whether sums of operation i have one reader, which makes codes of them by a line or boundaries. */
+static int ends_plainly(const exec_network *net, int i)
 {
+    int readers = 0, plain = 0;
+    for (int j = i + 1; j < net->count; j++)
+        if (net->ops[j].inputs[0] == i + 1) {
+            readers++;
+            plain = net->ops[j].kind == EXEC_REQUANTIZE && !net->ops[j].direction;
+        }
+    return readers == 1 && plain;
+}
+
+static int code_of_0(const exec_op *op)
+{
+    for (int code = 0; code < op->level_count; code++)
+        if (op->levels[code] == 0)
+            return code;
+    return -1;
+}
+
+/* Pixels side by side that one row of a convolution's product computes. Few output channels leave columns of
+ * the panel empty: those of the next pixel fit there, with weights `step` inputs further on. That is for
+ * nothing as long as a segment fills no more groups of inputs than before. */
+static int pixels_of_row(const exec_network *net, int i, const int_isa *isa, int length, int step)
+{
+    const exec_op *op = net->ops + i;
+    int pixels = 1;
+    if (op->kind != EXEC_CONVOLUTION || op->groups > 1 || !ends_plainly(net, i) || code_of_0(op) < 0)
+        return 1;
+    for (int n = 2; n * op->channels <= isa->narrow; n++)
+        if (op->width % n == 0 && length + (n - 1) * step <= int_up(length, isa->group))
+            pixels = n;
+    return pixels;
+}
+
+/* The weights of so many pixels side by side, and of longer segments. */
+static int_codes spread_codes(exec_block *b, const exec_op *op, int length, int step, int pixels)
+{
+    int_codes from = {op->stream, op->bits, op->channels, 0};
+    int columns = pixels * op->channels, reach = length + (pixels - 1) * step;
+    uint8_t *codes = exec_take(b, (size_t)(op->kernel_h * reach * columns));
+    if (codes)
+        memset(codes, code_of_0(op), (size_t)(op->kernel_h * reach * columns));
+    for (int k = 0; codes && k < op->kernel_h * length; k++)
+        for (int n = 0; n < columns; n++) {
+            int row = k / length * reach + k % length + n / op->channels * step;
+            codes[row * columns + n] = (uint8_t)int_code(&from, k, n % op->channels);
+        }
+    return (int_codes){codes, 8, columns, 0};
+}
+
+static void make_product(exec_block *b, const exec_network *net, int i, const int_isa *isa, int channels,
+                         exec_made *m)
+{
+    const exec_op *op = net->ops + i;
     int_window window = {
         .kernel_h = op->kernel_h, .kernel_w = op->kernel_w, .channels = channels, .groups = op->groups};
     int segments = 1, length = channels, top, read = levels_read(op, &m->zero, &top);
@@ -105,10 +157,18 @@ static void make_product(exec_block *b, const int_isa *isa, const exec_op *op, i
         return;
     m->form = AS_PRODUCT;
     m->map = read ? make_map(b, op, m->zero) : NULL;
-    if (depthwise(op, channels))
+    if (depthwise(op, channels)) {
         make_depthwise(b, op, m);
-    else
-        make_products(b, isa, op, segments, length, top < 1 ? 1 : top, m);
+        return;
+    }
+    int_codes codes = {op->stream, op->bits, op->channels, 0};
+    int step = op->stride * channels;
+    m->pixels = pixels_of_row(net, i, isa, length, step);
+    if (m->pixels > 1) {
+        codes = spread_codes(b, op, length, step, m->pixels);
+        length += (m->pixels - 1) * step;
+    }
+    make_products(b, isa, op, codes, segments, length, top < 1 ? 1 : top, m);
 }
 
 /* The channels of a tensor. */
@@ -128,7 +188,7 @@ static exec *build(const exec_network *net, const int_isa *isa, exec_block *b)
         const exec_op *op = net->ops + i;
         exec_made m = {0};
         if (exec_is_product(op->kind))
-            make_product(b, isa, op, channels_of(net, op->inputs[0]), &m);
+            make_product(b, net, i, isa, channels_of(net, op->inputs[0]), &m);
         else if (op->kind == EXEC_REQUANTIZE || op->kind == EXEC_ADD_REQUANTIZE)
             exec_make_requantization(b, op, &m);
         if (made)

@@ -14,13 +14,13 @@ static int_product product_of(const exec_batch *b, const exec_step *s, const exe
     const exec_op *op = e->net->ops + s->op;
     const exec_made *m = e->made + s->op;
     const exec_tensor *x = e->tensors + s->input;
-    int groups = s->kind == EXEC_LINEAR ? 1 : op->groups;
+    int groups = s->kind == EXEC_LINEAR ? 1 : op->groups, pixels = m->pixels;
     int_product p = {.w = m->weights[group],
                      .a = exec_at(b, s->input, image) + group * (x->channels / groups),
-                     .row = (ptrdiff_t)op->stride * x->channels,
+                     .row = (ptrdiff_t)pixels * op->stride * x->channels,
                      .line = op->stride * x->line,
-                     .rows = op->height * op->width,
-                     .run_rows = op->width,
+                     .rows = op->height * op->width / pixels,
+                     .run_rows = op->width / pixels,
                      .offsets = m->offsets,
                      .start = m->start[group],
                      .first = group * (op->channels / groups),
@@ -63,6 +63,7 @@ static int_product set_up(const exec_batch *b, const exec_step *s, exec_end *end
 {
     const exec *e = b->e;
     *end = exec_end_of(b, s, image);
+    end->out_row *= e->made[s->op].pixels;
     int_product p = product_of(b, s, end, image, group);
     if (s->kind == EXEC_LINEAR) {
         p.row = e->tensors[s->input].image;
