@@ -24,6 +24,11 @@ def few_channels(rng):
     return _Builder(rng, (7, int(rng.integers(4, 13)), 1)).few_channels()
 
 
+def pooled(rng, channels, size, stride):
+    """A Program that takes the maxima of windows of its image."""
+    return _Builder(rng, (7, 12, channels)).pooled(size, stride)
+
+
 class _Builder:
     def __init__(self, rng, image=None):
         self.rng, self.ops = rng, []
@@ -54,6 +59,11 @@ class _Builder:
         fields["levels"][self.rng.integers(len(fields["levels"]))] = 0
         self.requantize(self.emit(Convolution("conv", **fields, stride=int(self.rng.integers(1, 3)),
                                               padding=int(self.rng.integers(0, kernel)), groups=1)))
+        return self.finished()
+
+    def pooled(self, size, stride):
+        table = self.rng.permuted(np.tile(np.arange(256, dtype=np.uint8), (self.tensors[0].shape[2], 1)), axis=1)
+        self.emit(MaxPool("max", (self.emit(QuantizeInput("input", (0,), table)),), size, stride))
         return self.finished()
 
     def finished(self):

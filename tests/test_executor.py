@@ -1,6 +1,7 @@
 """The compiled executor gives the integers of the NumPy oracle: every operation, form, batch, thread number."""
 
 import copy
+import itertools
 import pickle
 import tracemalloc
 
@@ -13,7 +14,7 @@ from minquant import check, kernels
 from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import few_channels, near_ties, random_program
+from tests.random_programs import few_channels, near_ties, pooled, random_program
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -72,6 +73,16 @@ def test_pixels_that_are_computed_side_by_side_give_the_oracles_integers(isa, mo
         rng = np.random.default_rng(seed)
         program = few_channels(rng)
         assert_equal_traces(program, rng.integers(0, 256, (2, *program.image_shape), dtype=np.uint8), 1 + seed % 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [1, 3, 7, 8, 9, 40])
+def test_maxima_of_short_and_long_pixels_are_those_of_the_oracle(channels, isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    rng = np.random.default_rng(channels)
+    pixels = rng.integers(0, 256, (2, 7, 12, channels), dtype=np.uint8)
+    for size, stride in itertools.product((1, 2, 3), (1, 2, 3)):
+        assert_equal_traces(pooled(rng, channels, size, stride), pixels, threads=stride)
 
 
 @pytest.mark.parametrize("isa", ISAS)

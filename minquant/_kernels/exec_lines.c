@@ -85,6 +85,17 @@ static void sum_pool_line(const exec_batch *b, const exec_step *s, int image, in
     }
 }
 
+/* Every stride-th pixel of a line, side by side. Short ones are moved with what lies behind them, which the
+ * next one overwrites: 8 bytes are one instruction. */
+static void thin_out(const uint8_t *from, int pixels, int channels, int stride, uint8_t *to)
+{
+    for (int i = 0; i < pixels; i++, from += stride * channels, to += channels)
+        if (channels <= EXEC_SHORT)
+            memcpy(to, from, EXEC_SHORT);
+        else
+            memcpy(to, from, (size_t)channels);
+}
+
 /* The largest of the window's lines, then of as many pixels side by side, then every stride-th pixel of it.
  */
 static void max_pool_line(const exec_batch *b, const exec_step *s, int image, int y, uint8_t *largest)
@@ -92,19 +103,17 @@ static void max_pool_line(const exec_batch *b, const exec_step *s, int image, in
     const exec_op *op = b->e->net->ops + s->op;
     const exec_tensor *x = b->e->tensors + s->input, *t = b->e->tensors + s->output;
     const int_loops *loops = *b->e->isa->loops;
-    uint8_t *to = exec_at(b, s->output, image) + y * t->line;
     const uint8_t *line = exec_at(b, s->input, image) + y * op->stride * x->line;
     int channels = x->channels, places = ((op->width - 1) * op->stride + 1) * channels;
-    uint8_t *windows = largest + (ptrdiff_t)x->width * channels;
+    uint8_t *windows = largest + (ptrdiff_t)x->width * channels + EXEC_SHORT;
     memcpy(largest, line, (size_t)(places + (op->kernel_w - 1) * channels));
     for (int i = 1; i < op->kernel_h; i++)
         loops->maximum(line + i * x->line, places + (op->kernel_w - 1) * channels, 0, largest);
     memcpy(windows, largest, (size_t)places);
     for (int i = 1; i < op->kernel_w; i++)
         loops->maximum(largest + (ptrdiff_t)i * channels, places, 0, windows);
-    for (int col = 0; col < op->width; col++, to += channels, windows += op->stride * channels)
-        for (int c = 0; c < channels; c++)
-            to[c] = windows[c];
+    thin_out(windows, op->width, channels, op->stride, largest);
+    memcpy(exec_at(b, s->output, image) + y * t->line, largest, (size_t)(op->width * channels));
 }
 
 static void quantize_line(const exec_batch *b, const exec_step *s, int image, int y)

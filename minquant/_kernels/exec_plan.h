@@ -96,6 +96,7 @@ void exec_end_rows(const exec_end *end, const int_sums *sums);
 int exec_kind_of_ending(const exec *e, const exec_step *s); /* -1: none */
 exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image);
 
+#define EXEC_SHORT 8 /* bytes that a pooling moves at least */
 /* exec_lines.c: one line of an image, of a step that is no product of gemm.h. */
 void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch);
 

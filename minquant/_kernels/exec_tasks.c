@@ -188,7 +188,7 @@ size_t exec_step_scratch(const exec *e, const exec_step *s)
     }
     if (s->kind == EXEC_MAX_POOL) {
         const exec_tensor *x = e->tensors + s->input;
-        return 2 * (size_t)(x->width * x->channels);
+        return 2 * (size_t)(x->width * x->channels + EXEC_SHORT);
     }
     if (exec_gives_sums(s->kind))
         return (size_t)(op->width * op->channels + INT_BLOCK) * sizeof(int32_t); /* whole vectors are read */
