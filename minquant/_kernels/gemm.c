@@ -30,29 +30,42 @@ static size_t decoded_bytes(const int_weights *w)
 /* Whether sums go through memory, because a tile cannot finish them itself. */
 static int by_way_of_sums(const int_product *p) { return p->ending || (p->q && !int_is_cheap(p->q)); }
 
-/* The product of one tile: rows `row` .. of a run. */
-static void run_tile(const task *job, int_tile *t, int run, int row)
+/* Sums that went through memory: what ends them, of the rows from `row` on of one run. */
+static void end_sums(const int_product *p, const int_sums *sums)
+{
+    if (p->ending) {
+        p->ending(p, sums);
+        return;
+    }
+    uint8_t *out = (uint8_t *)p->out + sums->run * p->out_line + sums->row * p->out_row + sums->first;
+    for (int r = 0; r < sums->rows; r++)
+        int_requantize(p->q, sums->acc + r * sums->pitch, sums->first, sums->columns, out + r * p->out_row);
+}
+
+/* The product of one tile: the rows from `row` on of a run; the second part may belong to the next run. */
+static void run_tile(const task *job, int_tile *t, int run, int row, int is_pair)
 {
     const int_product *p = job->p;
     int column = p->first + job->column;
     ptrdiff_t place = run * p->out_line + row * p->out_row + column;
     int_requantization q;
     t->q = NULL;
+    t->a = p->a + run * p->line + row * p->row;
+    t->lower = is_pair ? p->line : t->upper * p->row;
     if (by_way_of_sums(p)) {
         int32_t *acc = (int32_t *)(void *)(job->scratch + decoded_bytes(p->w));
-        int_sums sums = {acc, t->rows, t->columns, job->width, column, run, row};
+        int upper = is_pair ? t->upper : t->rows;
         t->out = acc;
         t->out_row = job->width;
+        t->out_lower = t->upper * t->out_row;
         p->w->isa->tile(t);
-        if (p->ending) {
-            p->ending(p, &sums);
-            return;
-        }
-        for (int r = 0; r < t->rows; r++)
-            int_requantize(p->q, acc + r * job->width, column, t->columns,
-                           (uint8_t *)p->out + place + r * p->out_row);
+        end_sums(p, &(int_sums){acc, upper, t->columns, job->width, column, run, row});
+        if (is_pair)
+            end_sums(p, &(int_sums){acc + t->out_lower, t->rows - upper, t->columns, job->width, column,
+                                    run + 1, row});
         return;
     }
+    t->out_lower = is_pair ? p->out_line : t->upper * p->out_row;
     if (p->q) {
         q = *p->q;
         q.multiplier += column;
@@ -70,6 +83,8 @@ static int needs_decoding(const int_weights *w, int rows)
 }
 
 static int rows_before(const int_product *p, int run) { return int_min(run * p->run_rows, p->rows); }
+
+static int rows_of(const int_product *p, int run) { return rows_before(p, run + 1) - rows_before(p, run); }
 
 static void run_task(const task *job)
 {
@@ -95,14 +110,21 @@ static void run_task(const task *job)
         w->isa->decode(w, job->panel, int_panel_codes(w, job->width), job->scratch);
         t.w = job->scratch;
     }
+    int half = w->isa->rows / 2;
     for (int run = job->first; run < job->end; run++) {
-        int length = rows_before(p, run + 1) - rows_before(p, run);
+        int length = rows_of(p, run);
+        if (w->isa->takes_pairs && length <= half && run + 1 < job->end && rows_of(p, run + 1) == length) {
+            t.rows = 2 * length;
+            t.upper = length;
+            run_tile(job, &t, run++, 0, 1);
+            continue;
+        }
         int count = (length + w->isa->rows - 1) / w->isa->rows,
             height = count ? (length + count - 1) / count : 0;
         for (int i = 0; i < length; i += height) {
             t.rows = int_min(height, length - i);
-            t.a = p->a + run * p->line + i * p->row;
-            run_tile(job, &t, run, i);
+            t.upper = int_min(t.rows, half);
+            run_tile(job, &t, run, i, 0);
         }
     }
     if (tiles)

@@ -28,16 +28,17 @@
  * left and right columns of weights. */
 
 /* For so many rows and groups; loading takes longer than a small product, so only where they change. */
-ALWAYS void configure(int *tiles, int rows, int groups)
+ALWAYS void configure(int *tiles, int upper, int lower, int groups)
 {
     tile_shapes c = {.palette = 1};
-    if (*tiles == MOST_GROUPS * rows + groups - 1)
+    int shape = upper << 16 | lower << 8 | groups;
+    if (*tiles == shape)
         return;
-    *tiles = MOST_GROUPS * rows + groups - 1;
+    *tiles = shape;
     for (int i = 0; i < 8; i++) {
-        int lower = i == 2 || i == 3 || i == 5; /* no tile may be empty, though few rows leave these unused */
-        int height = lower ? (rows > HALF ? rows - HALF : 1) : int_min(rows, HALF);
-        c.rows[i] = (uint8_t)(i >= 6 ? groups : height);
+        int is_lower = i == 2 || i == 3 || i == 5, is_weights = i >= 6;
+        int rows = is_weights ? groups : !is_lower ? upper : lower ? lower : 1; /* no tile may be empty */
+        c.rows[i] = (uint8_t)rows;
         c.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * groups : 64);
     }
     configure_tiles(&c);
@@ -59,7 +60,7 @@ ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int 
                 MULTIPLY_TILES(1, 4, 7);
             }
             if (tall) {
-                LOAD_TILE(5, a + HALF * t->row, t->row);
+                LOAD_TILE(5, a + t->lower, t->row);
                 MULTIPLY_TILES(2, 5, 6);
                 if (wide)
                     MULTIPLY_TILES(3, 5, 7);
@@ -86,7 +87,7 @@ ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HAL
 {
     int parts = (t->groups + MOST_GROUPS - 1) / MOST_GROUPS, groups = (t->groups + parts - 1) / parts;
     int steps = t->groups / groups, rest = t->groups % groups;
-    configure(t->tiles, t->rows, groups);
+    configure(t->tiles, t->upper, t->rows - t->upper, groups);
     ZERO_TILE(0);
     ZERO_TILE(1);
     ZERO_TILE(2);
@@ -94,42 +95,61 @@ ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HAL
     add_groups(t, 0, groups, steps, tall, wide);
     MOVE_SUMS(STORE_TILE, to);
     if (rest) {
-        configure(t->tiles, t->rows, rest);
+        configure(t->tiles, t->upper, t->rows - t->upper, rest);
         MOVE_SUMS(LOAD_TILE, to);
         add_groups(t, groups * steps, rest, 1, tall, wide);
         MOVE_SUMS(STORE_TILE, to);
     }
 }
 
+static void store_rows(const int_tile *t, int rows, int32_t (*from)[2 * HALF])
+{
+    for (int column = 0; column < t->columns; column += HALF) {
+        vec start = load(t->start + column);
+        for (int row = 0; row < rows; row++)
+            store(t, row, column, _mm512_add_epi32(load(&from[row][column]), start));
+    }
+}
+
+/* The rows from row `first` on, as a tile of their own. */
+static int_tile part(const int_tile *whole, int first, int rows)
+{
+    int_tile t = *whole;
+    int is_lower = first >= whole->upper, ahead = is_lower ? first - whole->upper : first;
+    ptrdiff_t place = (is_lower ? whole->out_lower : 0) + ahead * whole->out_row;
+    t.rows = rows;
+    t.a = whole->a + (is_lower ? whole->lower : 0) + ahead * whole->row;
+    t.out = (uint8_t *)whole->out + place * (ptrdiff_t)(t.q ? 1 : sizeof(int32_t));
+    return t;
+}
+
 static void multiply(const int_tile *t)
 {
     sums to __attribute__((aligned(64)));
-    int wide = t->columns > HALF;
-    if (t->rows > HALF && wide)
+    int is_tall = t->rows > t->upper, is_wide = t->columns > HALF;
+    if (is_tall && is_wide)
         product(t, 1, 1, to);
-    else if (t->rows > HALF)
+    else if (is_tall)
         product(t, 1, 0, to);
-    else if (wide)
+    else if (is_wide)
         product(t, 0, 1, to);
     else
         product(t, 0, 0, to);
-    for (int column = 0; column <= HALF * wide; column += HALF) {
-        vec start = load(t->start + column);
-        for (int row = 0; row < t->rows; row++)
-            store(t, row, column, _mm512_add_epi32(load(&to[row][column]), start));
+    store_rows(t, t->upper, to);
+    if (is_tall) {
+        int_tile lower = part(t, t->upper, t->rows - t->upper);
+        store_rows(&lower, lower.rows, to + HALF);
     }
 }
 
 /* The same product in tiles of the instruction set that has the same panels. */
 static void multiply_vectors(const int_tile *whole)
 {
-    int_tile t = *whole;
-    int tiles = (whole->rows + VNNI_ROWS - 1) / VNNI_ROWS, height = (whole->rows + tiles - 1) / tiles;
-    for (int row = 0; row < whole->rows; row += height) {
-        t.rows = int_min(height, whole->rows - row);
-        t.a = whole->a + row * t.row;
-        t.out = (uint8_t *)whole->out + row * t.out_row * (ptrdiff_t)(t.q ? 1 : sizeof(int32_t));
+    for (int row = 0; row < whole->rows;) {
+        int end = row < whole->upper ? whole->upper : whole->rows;
+        int_tile t = part(whole, row, int_min(VNNI_ROWS, end - row));
         int_isa_avx512vnni->tile(&t);
+        row += t.rows;
     }
 }
 
@@ -149,6 +169,7 @@ static void decode(const int_weights *w, const uint8_t *from, size_t codes, void
 
 static const int_isa isa = {.name = "amx",
                             .rows = ROWS,
+                            .takes_pairs = 1,
                             .columns = 2 * HALF,
                             .narrow = HALF,
                             .group = 4,

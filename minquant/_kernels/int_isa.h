@@ -4,10 +4,13 @@
 #define MINQUANT_INT_ISA_H
 #include "int.h"
 
-/* One tile of a product: `rows` rows of activations times one panel of weights. */
+/* One tile of a product: `rows` rows of activations times one panel of weights. Those from row `upper` on lie
+ * elsewhere where the instruction set takes pairs of runs (gemm.h), else behind the others. */
 typedef struct {
     const uint8_t *a;           /* first row */
     ptrdiff_t row;              /* bytes between rows */
+    int upper;                  /* at most half of the rows that a tile may have */
+    ptrdiff_t lower, out_lower; /* from a, in bytes, and from out, in elements, to row `upper` */
     const ptrdiff_t *offsets;   /* where each segment of a row begins */
     int segments, groups;       /* groups of consecutive k per segment that are read */
     const void *w;              /* panel of codes of `bits` bits, or decoded: 8 is int8, 16 is int16 */
@@ -68,7 +71,8 @@ extern const int_loops *const int_loops_generic, *const int_loops_avx2, *const i
  * so that one load, shift and mask give V codes in order. */
 struct int_isa {
     const char *name;
-    int rows; /* most rows of a tile */
+    int rows;        /* most rows of a tile */
+    int takes_pairs; /* a tile may be two short runs of rows, one below the other */
     int columns, narrow, group, vector;
     int fused_rows;     /* up to so many rows, codes are decoded in registers, beyond in a buffer */
     int centre;         /* activations are read as a - centre: 128 where the kernel takes int8, else 0 */

@@ -41,7 +41,10 @@ static void check_codebook(int m, int k, int n, int bits, int threads, uint64_t 
     free(codes);
 }
 
-static int is_depthwise(const int_window *s) { return s->groups > 1 && s->groups == s->columns; }
+static int is_depthwise(const int_window *s)
+{
+    return s->groups > 1 && s->groups == s->channels && s->groups == s->columns;
+}
 
 /* The convolution on one instruction set; 0, or -1 where memory is short. */
 static int run_float_conv(const int_window *s, const int_isa *isa, const uint8_t *codes, int bits,
