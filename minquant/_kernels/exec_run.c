@@ -152,21 +152,30 @@ static void run_apart(const exec *e, const exec_call *call, division d)
     }
 }
 
+/* One thread's part: its share of the tasks of every step. */
+static void take_part(const exec *e, const exec_call *call, division d, team *all, int thread)
+{
+    uint8_t *scratch = (uint8_t *)call->arena + whole(batch_bytes(e, d.images));
+    for (int first = 0; first < call->images; first += d.images) {
+        exec_batch b = batch_at(e, call, first, d.images, call->arena);
+        run_steps(&b, all, thread, scratch + (size_t)thread * e->scratch);
+        if (all->threads > 1)
+            wait_for_all(all);
+    }
+}
+
 static void run_together(const exec *e, const exec_call *call, division d)
 {
-    team all = {.threads = 0};
-    uint8_t *scratch = (uint8_t *)call->arena + whole(batch_bytes(e, d.images));
-#pragma omp parallel num_threads(d.threads) if (d.threads > 1)
+    team all = {.threads = 1};
+    if (d.threads == 1) { /* OpenMP's team of one takes longer than a small layer */
+        take_part(e, call, d, &all, 0);
+        return;
+    }
+#pragma omp parallel num_threads(d.threads)
     {
 #pragma omp single
         all.threads = omp_get_num_threads();
-        int thread = omp_get_thread_num();
-        for (int first = 0; first < call->images; first += d.images) {
-            exec_batch b = batch_at(e, call, first, d.images, call->arena);
-            run_steps(&b, &all, thread, scratch + (size_t)thread * e->scratch);
-            if (all.threads > 1)
-                wait_for_all(&all);
-        }
+        take_part(e, call, d, &all, omp_get_thread_num());
     }
 }
 

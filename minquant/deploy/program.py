@@ -107,14 +107,14 @@ class Program:
 
     def _prepared(self, images, num_threads, backend):
         """(images, executor or None for the oracle, threads), checked."""
-        images = np.asarray(images)
+        images = np.ascontiguousarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"images are {images.dtype} of shape {images.shape}; this program takes uint8 pixels "
                              f"(N, {', '.join(map(str, self.image_shape))}), not normalised")
         if num_threads is not None and not 1 <= operator.index(num_threads) <= MAX_THREADS:
             raise ValueError(f"num_threads={num_threads} does not work; it takes 1..{MAX_THREADS}, or None for the "
                              "cores of this process")
-        return np.ascontiguousarray(images), self._executor(backend), num_threads or kernels.default_threads()
+        return images, self._executor(backend), num_threads or kernels.default_threads()
 
     def _executor(self, backend):
         """The executor of the instruction set in use, made once; None for the oracle."""
