@@ -204,8 +204,9 @@ def conv2d_codebook(x, weights, stride=1, padding=0, num_threads=None):
 def pack_lookup(codes, levels, bits, activation_bits=8, isa=None):
     """Weights (K, N) of 1 or 2 bits for `matvec_lookup`, on instruction sets without an 8-bit dot product.
 
-    Look-ups of partial sums (lut.h) take one row at a time. `python -m minquant.bench kernels --isa avx2 --bits 2,1`
-    times them beside `matmul`: faster for 1 bit, and for 2 bits with 2-bit activations; slower for 2 bits with 8.
+    Look-ups of partial sums (lut.h) take one row at a time. `python -m minquant.bench kernels --isa avx2 --bits 2,1
+    --activation-bits 2` times them beside `matmul`: faster for 1 bit, and for 2 bits with 2-bit activations; slower
+    for 2 bits with 8.
     Raises as `pack_weights`, and ValueError where the instruction set has no such kernel (avx2 and neon have it) or
     4 / bits * greatest activation * greatest level is beyond 8191.
     """

@@ -56,13 +56,17 @@ def test_the_limits_of_the_machine_are_measured_and_the_picture_is_written(quick
             assert row["share_of_peak"] == pytest.approx(row["gmacs"] / peak)
 
 
-def test_look_ups_are_measured_beside_the_products_of_an_instruction_set_that_has_them(quick, capsys):
+def test_look_ups_are_measured_beside_the_products_of_an_instruction_set_that_has_them(quick, capsys, monkeypatch):
     if "avx2" not in kernels.info()["isa"]["available"]:
         return
+    widths, matvec = [], kernels.matvec_lookup
+    monkeypatch.setattr(kernels, "matvec_lookup",
+                        lambda a, w: widths.append((a.max(), w.activation_bits)) or matvec(a, w))
     bench.main(["kernels", "--products", "1x16x8", "--convolutions", "", "--repeats", "1", "--bits", "8,2",
-                "--isa", "avx2", "--no-peers", "--no-loops", "--json"])
+                "--activation-bits", "2", "--isa", "avx2", "--no-peers", "--no-loops", "--json"])
     names = [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]]
     assert names[:3] == ["avx2 8-bit", "avx2 2-bit", "avx2 2-bit look-up"]
+    assert set(widths) == {(3, 2)}
 
 
 def test_a_shape_that_is_none_is_refused(quick, capsys):

@@ -112,13 +112,14 @@ def test_wrong_convolutions_are_refused(wrong, message):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_long_lines_of_a_depthwise_convolution_match_the_oracle(isa, stride):
     rng = np.random.default_rng(stride)
-    for channels in (2, 15, 16, 17, 65):
+    for channels in (2, 15, 16, 17, 33, 64, 65, 110):
         codes, levels = rng.integers(0, 256, (3, 3, 1, channels)).astype(np.uint8), np.arange(256) - 128
         x = rng.integers(0, 256, (2, 9, int(rng.integers(22, 40)), channels)).astype(np.uint8)
         m, o = rng.normal(0, 1e-3, channels).astype(np.float32), rng.normal(99, 50, channels).astype(np.float32)
         oracle = intops.pack_weights(codes, levels, 8, channels)
         weights = kernels.pack_weights(codes, levels, 8, channels, isa=isa)
-        for form in (None, (m, o, 8)):
+        beyond_int32 = np.where(m < 0, -1e32, 1e32)
+        for form in (None, (m, o, 8), (m / 32, o / 32, 3), (beyond_int32, o, 8)):
             ours, theirs = (form and module.requantization(*form) for module in (kernels, intops))
             np.testing.assert_array_equal(kernels.conv2d(x, weights, stride, 1, 131, ours),
                                           intops.conv2d(x, oracle, stride, 1, 131, theirs))

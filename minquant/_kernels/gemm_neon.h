@@ -12,19 +12,16 @@
     6 /* of the kernels with 8-bit products: most of a tile; most that decode codes in registers */
 #define DOT_FUSED_ROWS 2
 
-/* A look-up takes a nibble: one code of 4 bits, or the low and the high of two 2-bit codes. */
+/* Levels by nibble, see int_nibble_levels. */
 typedef struct {
     int8x16_t low, high;
 } tables;
 
 ALWAYS tables load_tables(const int8_t *levels, int bits)
 {
-    int8_t both[2][16];
-    for (int i = 0; i < 16; i++) {
-        both[0][i] = levels[bits == 2 ? i & 3 : i];
-        both[1][i] = levels[bits == 2 ? i >> 2 : i];
-    }
-    return (tables){vld1q_s8(both[0]), vld1q_s8(both[1])};
+    int8_t low[16], high[16];
+    int_nibble_levels(levels, bits, low, high);
+    return (tables){vld1q_s8(low), vld1q_s8(high)};
 }
 
 /* Vectors of levels that one load of codes of `bits` bits gives. */

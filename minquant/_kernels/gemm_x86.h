@@ -36,19 +36,16 @@ static inline int load4(const uint8_t *from)
     return four;
 }
 
-/* A shuffle looks up a nibble: one code of 4 bits, or the low and the high of two 2-bit codes. */
+/* Levels by nibble, see int_nibble_levels. */
 typedef struct {
     vec low, high;
 } tables;
 
 ALWAYS tables load_tables(const int8_t *levels, int bits)
 {
-    int8_t both[2][16];
-    for (int i = 0; i < 16; i++) {
-        both[0][i] = levels[bits == 2 ? i & 3 : i];
-        both[1][i] = levels[bits == 2 ? i >> 2 : i];
-    }
-    return (tables){repeat16(both[0]), repeat16(both[1])};
+    int8_t low[16], high[16];
+    int_nibble_levels(levels, bits, low, high);
+    return (tables){repeat16(low), repeat16(high)};
 }
 
 /* lanes[i][j] = levels[(from[j] >> bits * i) & (2^bits - 1)]; 8-bit codes are levels */

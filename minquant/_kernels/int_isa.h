@@ -127,6 +127,16 @@ int int_share(int tasks, int threads, int_job *run, const void *context);
 void *int_alloc(size_t bytes);
 void int_free(void *memory);
 
+/* Tables for instructions that look up a nibble: it is one code of 4 bits, or two of 2 bits, whose levels
+ * then are low[nibble] and high[nibble]. */
+static inline void int_nibble_levels(const int8_t *levels, int bits, int8_t low[16], int8_t high[16])
+{
+    for (int i = 0; i < 16; i++) {
+        low[i] = levels[bits == 2 ? i & 3 : i];
+        high[i] = levels[bits == 2 ? i >> 2 : i];
+    }
+}
+
 /* Columns and place of panel p; how a thread team shares it out. */
 static inline int int_panels(const int_weights *w)
 {

@@ -1,7 +1,8 @@
 /* Pooling, addition, quantization and depthwise convolution in AVX-512. */
 #include "int_isa.h"
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
+#include <string.h>
 
 #define NAME "avx512vnni"
 #define BLOCK 16
@@ -53,6 +54,8 @@ static inline ints shift_or(ints x, ints y, unsigned n)
     return _mm512_or_si512(x, _mm512_slli_epi32(y, n));
 }
 static inline ints low_byte(ints x) { return _mm512_and_si512(x, _mm512_set1_epi32(255)); }
+
+#include "ops_wide.h"
 
 static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)
 {

@@ -15,7 +15,8 @@
  *   store_reached(to, y, edges, top)     uint8 of the number of edges with y >= edge
  *   look_up(table, count, k)             table[k] of codes k below count
  *   where HAS_DOT4 is defined:           dot4(acc, x, w), acc + the four products of uint8 x and int8 w in
- *                                        each lane; shift_or(x, y, n), x | y << n; low_byte(x), x & 255
+ *                                        each lane; shift_or(x, y, n), x | y << n; low_byte(x), x & 255;
+ *                                        wide_channels, see ops_wide.h
  *   near_tie(y, margin)                  whether |y - rint(y)| > 0.5 - margin in any lane
  */
 #include <string.h>
@@ -133,10 +134,16 @@ static void depthwise_3x3(const int_taps *t, int first, int n, int pixels, const
 static void depthwise(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
                       const int_requantization *q, void *out, ptrdiff_t place)
 {
-    for (int first = 0; first < t->channels; first += BLOCK) {
+    int first = 0;
+#ifdef HAS_DOT4
+    int lines = pixels >= LONG_LINE && is_3x3(t);
+    if (lines && q && !q->direction && !q->boundaries)
+        first = wide_channels(t, pixels, x, step, q, (uint8_t *)out + place);
+#endif
+    for (; first < t->channels; first += BLOCK) {
         int n = int_min(BLOCK, t->channels - first), i = 0;
 #ifdef HAS_DOT4
-        if (pixels >= LONG_LINE && is_3x3(t)) {
+        if (lines) {
             depthwise_3x3(t, first, n, pixels, x, step, q, out, place);
             continue;
         }

@@ -10,10 +10,11 @@ reading memory; on ARM there is no loop for them.
 import importlib
 import json
 import platform
+from functools import partial
 
 import numpy as np
 
-from .. import kernels
+from .. import intchecks, kernels
 from ..isa import compiled
 from ..runs import replacing
 from ..summary import table
@@ -26,6 +27,7 @@ CONVOLUTIONS = ("32x3x16x1,32x16x16x1,32x16x32x2,16x32x32x1,16x32x64x2,8x64x64x1
                 "32x3x64x1,32x64x64x1,16x64x128x1,16x128x128x1,8x128x256x1,8x256x256x1")
 
 
+REPEATED = 100  # calls of a C function without Python between them
 PEERS = ("peer_onnxruntime", "peer_openvino", "peer_litert", "peer_torch_int")
 
 
@@ -36,6 +38,8 @@ def add_arguments(parser):
     parser.add_argument("--convolutions", default=CONVOLUTIONS, metavar="HxCxOxS,..",
                         help="3 x 3 convolutions of H x H x C, stride S (default: ResNet-20 and VGG-7)")
     parser.add_argument("--bits", default="8,4,2", metavar="A,B", help="of weights (default: %(default)s)")
+    parser.add_argument("--activation-bits", type=int, default=8, metavar="N",
+                        help="of activations; kernels for AVX2 and the look-up gain by few (default: %(default)s)")
     parser.add_argument("--isa", default="", metavar="A,B",
                         help="instruction sets, or all (default: the one in use)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of 0.1 s (default: 5)")
@@ -54,11 +58,14 @@ def run(arguments):
     isas = [isa or kernels.isa() for isa in isas]
     widths = [int(bits) for bits in arguments.bits.split(",")]
     rng = np.random.default_rng(0)
-    cases = [product(text, rng) for text in filter(None, arguments.products.split(","))]
-    cases += [convolution(text, rng) for text in filter(None, arguments.convolutions.split(","))]
+    intchecks.check_bits(arguments.activation_bits, "--activation-bits")
+    top = (1 << arguments.activation_bits) - 1
+    cases = [product(text, rng, top) for text in filter(None, arguments.products.split(","))]
+    cases += [convolution(text, rng, top) for text in filter(None, arguments.convolutions.split(","))]
     rows = []
     for case in cases:
-        contestants = {**ours(case, isas, widths, threads), **peers(case, threads, arguments.no_peers)}
+        contestants = {**ours(case, isas, widths, arguments.activation_bits, threads),
+                       **peers(case, threads, arguments.no_peers)}
         calls = {name: each["run"] for name, each in contestants.items()}
         times = summary(interleaved(calls, arguments.repeats))
         rows += [row(case, name, contestants, times) for name in contestants]
@@ -69,7 +76,8 @@ def run(arguments):
         peak = limits.get("products", {}).get(each["isa"] or isas[0])
         each["share_of_peak"] = each["gmacs"] / (peak * threads) if peak else None
     facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
-             "threads": threads, "isa": kernels.info()["isa"], "limits": limits,
+             "threads": threads, "isa": kernels.info()["isa"], "activation_bits": arguments.activation_bits,
+             "limits": limits,
              "rows": rows, "loops": loops, "overheads": overheads}
     if arguments.plot:
         with replacing(arguments.plot) as path:
@@ -86,20 +94,20 @@ def numbers(text, count):
     return [int(part) for part in parts]
 
 
-def product(text, rng):
-    """A matrix product M x K x N."""
+def product(text, rng, top):
+    """A matrix product M x K x N of codes up to `top`."""
     m, k, n = numbers(text, 3)
-    a = rng.integers(0, 256, (m, k)).astype(np.uint8)
+    a = rng.integers(0, top + 1, (m, k)).astype(np.uint8)
     return {"what": "matmul", "shape": text, "x": a, "moved": a.size + m * n, "w_shape": (k, n),
             "products": m * k * n, "rows": a,
             "call": lambda w, q, threads: kernels.matmul(a, w, 0, q, threads),
             "floats": kernels.matmul_codebook}
 
 
-def convolution(text, rng):
-    """A 3 x 3 convolution with padding 1."""
+def convolution(text, rng, top):
+    """A 3 x 3 convolution with padding 1 of codes up to `top`."""
     h, c, o, stride = numbers(text, 4)
-    x = rng.integers(0, 256, (1, h, h, c)).astype(np.uint8)
+    x = rng.integers(0, top + 1, (1, h, h, c)).astype(np.uint8)
     out = (h - 1) // stride + 1
     return {"what": "conv 3x3", "shape": text, "x": x, "moved": x.size + out * out * o, "w_shape": (3, 3, c, o),
             "products": out * out * 9 * c * o, "rows": np.zeros((out * out, 9 * c), np.uint8),
@@ -108,7 +116,7 @@ def convolution(text, rng):
             "floats": lambda x, w, threads: kernels.conv2d_codebook(x, w, stride, 1, threads)}
 
 
-def ours(case, isas, widths, threads):
+def ours(case, isas, widths, activation_bits, threads):
     """{name: contestant} of our kernels; uniform grids take the path of codebooks, at the same cost."""
     rng, found = np.random.default_rng(1), {}
     channels = case["w_shape"][-1]
@@ -117,10 +125,10 @@ def ours(case, isas, widths, threads):
         for bits in widths:
             codes = rng.integers(0, 1 << bits, case["w_shape"]).astype(np.uint8)
             levels = np.arange(1 << bits) - (1 << bits - 1)
-            w = kernels.pack_weights(codes, levels, bits, isa=isa)
+            w = kernels.pack_weights(codes, levels, bits, activation_bits=activation_bits, isa=isa)
             found[f"{isa} {bits}-bit"] = {
                 "run": lambda w=w: case["call"](w, q, threads), "bytes": w.nbytes, "isa": isa, "bits": bits}
-            found.update(lookups(case, isa, bits, codes, levels))
+            found.update(lookups(case, isa, bits, activation_bits, codes, levels))
     return found
 
 
@@ -151,12 +159,12 @@ def weight_only(case, threads):
     return found
 
 
-def lookups(case, isa, bits, w_codes, levels):
+def lookups(case, isa, bits, activation_bits, w_codes, levels):
     """{name: contestant} of the look-up kernel, where the instruction set has one and takes the weights."""
     if case["what"] != "matmul" or len(case["x"]) != 1:
         return {}
     try:
-        w = kernels.pack_lookup(w_codes, levels, bits, isa=isa)
+        w = kernels.pack_lookup(w_codes, levels, bits, activation_bits, isa=isa)
     except ValueError:
         return {}
     return {f"{isa} {bits}-bit look-up": {"run": lambda: kernels.matvec_lookup(case["x"][0], w), "bytes": w.nbytes,
@@ -192,24 +200,33 @@ def loop_rows(repeats, threads, rng):
             for name, (_, factor) in calls.items()]
 
 
+def small_calls(module, rng):
+    """(call from Python, the same as REPEATED calls of the C function, name) of products and a convolution."""
+    levels, found = np.arange(256) - 128, []
+    for k in (16, 512):
+        a, codes = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((1, k), (k, k)))
+        w, q = kernels.pack_weights(codes, levels, 8), kernels.requantization(np.full(k, 0.01), np.zeros(k), 8)
+        found.append((partial(kernels.matmul, a, w, 0, q, 1),
+                      partial(module.matmul, a, w, np.empty((1, k), np.uint8), 0, False, q, 1, REPEATED),
+                      f"matmul 1x{k}x{k}"))
+    x, codes = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((1, 4, 4, 16), (1, 1, 16, 16)))
+    w, q = kernels.pack_weights(codes, levels, 8), kernels.requantization(np.full(16, 0.01), np.zeros(16), 8)
+    found.append((partial(kernels.conv2d, x, w, 1, 0, 0, q, 1),
+                  partial(module.conv2d, x, w, np.empty_like(x), (1, 1), (0, 0), 0, False, q, 1, REPEATED),
+                  "conv2d 1x1 4x4x16x16"))
+    return found
+
+
 def overhead_rows(repeats, rng):
-    """What a call from Python takes beyond its C function, which the wrapper can run 1000 times in a row.
+    """What a call from Python takes beyond its C function, which the wrapper can repeat.
 
     The fastest of many short turns counts: a busy machine takes milliseconds away at a time.
     """
     module, found = compiled(), []
     if module is None:
         return found
-    a, x = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((1, 16), (1, 4, 4, 16)))
-    codes, q = rng.integers(0, 256, (16, 16)).astype(np.uint8), kernels.requantization([0.01] * 16, [0] * 16, 8)
-    w, kernel = (kernels.pack_weights(each, np.arange(256) - 128, 8) for each in (codes, codes[None, None]))
-    out, image = np.empty((1, 16), np.uint8), np.empty((1, 4, 4, 16), np.uint8)
-    for name, call, c in [
-            ("matmul 1x16x16", lambda: kernels.matmul(a, w, 0, q, 1),
-             lambda: module.matmul(a, w, out, 0, False, q, 1, 1000)),
-            ("conv2d 1x1 4x4x16x16", lambda: kernels.conv2d(x, kernel, 1, 0, 0, q, 1),
-             lambda: module.conv2d(x, kernel, image, (1, 1), (0, 0), 0, False, q, 1, 1000))]:
-        turns = [(seconds(call, 30), seconds(c, 1) / 1000) for _ in range(200 * repeats)]
+    for call, c, name in small_calls(module, rng):
+        turns = [(seconds(call, 30), seconds(c, 1) / REPEATED) for _ in range(100 * repeats)]
         whole, inner = (1e6 * min(times) for times in zip(*turns))
         found.append({"what": name, "call_microseconds": whole, "c_microseconds": inner,
                       "overhead_microseconds": whole - inner})
@@ -218,7 +235,8 @@ def overhead_rows(repeats, rng):
 
 def show(facts):
     """The tables."""
-    lines = [f"{facts['machine']}, {facts['threads']} thread(s), {' '.join(facts['cpu'])}; medians, in turns"]
+    lines = [f"{facts['machine']}, {facts['threads']} thread(s), {' '.join(facts['cpu'])}; "
+             f"{facts['activation_bits']}-bit activations; medians, in turns"]
     rows = [[f"{r['what']} {r['shape']}", r["name"], f"{r['microseconds']:.1f}", f"{r['fastest']:.1f}",
              f"{r['gmacs']:.1f}", f"{r['bytes_moved'] / 1024:.0f}", f"{r['over_float32']:.2f}",
              f"{r['over_own_int8']:.2f}" if r["over_own_int8"] else "",
@@ -236,5 +254,5 @@ def show(facts):
         lines += ["", table(["operation", "shape", "us", "GB/s"], rows)]
     if facts["overheads"]:
         rows = [[name, *(f"{time:.2f}" for time in times)] for name, *times in map(dict.values, facts["overheads"])]
-        lines += ["", table(["smallest calls, fastest", "us", "C alone", "overhead"], rows)]
+        lines += ["", table(["small calls, fastest", "us", "C alone", "overhead"], rows)]
     return "\n".join(lines)
