@@ -102,11 +102,49 @@ ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HAL
     }
 }
 
-static void store_rows(const int_tile *t, int rows, int32_t (*from)[2 * HALF])
+/* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. */
+ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], vec start, __m512 multiplier, __m512 offset,
+                      __m512 top)
+{
+    vec rows[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512 y = _mm512_cvtepi32_ps(_mm512_add_epi32(load(from[i]), start));
+        y = _mm512_min_ps(_mm512_add_ps(_mm512_mul_ps(y, multiplier), offset), top);
+        rows[i] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
+    vec codes =
+        _mm512_packus_epi16(_mm512_packs_epi32(rows[0], rows[1]), _mm512_packs_epi32(rows[2], rows[3]));
+    /* each quarter holds 4 columns of all rows */
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                    codes);
+}
+
+/* Stores the first rows, a multiple of 4, of 16 columns as codes; returns how many. */
+ALWAYS int store_fours(const int_tile *t, int rows, int column, vec start, const int32_t (*from)[2 * HALF])
+{
+    __m512 multiplier = _mm512_loadu_ps(t->q->multiplier + column),
+           offset = _mm512_loadu_ps(t->q->offset + column), top = _mm512_set1_ps((float)t->q->top);
+    uint8_t *to = (uint8_t *)t->out + column;
+    ptrdiff_t out_row = t->out_row;
+    int row = 0;
+    for (; row + 4 <= rows; row += 4, to += 4 * out_row) {
+        vec codes = four_codes(from + row, start, multiplier, offset, top);
+        _mm_storeu_si128((__m128i *)(void *)to, _mm512_castsi512_si128(codes));
+        _mm_storeu_si128((__m128i *)(void *)(to + out_row), _mm512_extracti32x4_epi32(codes, 1));
+        _mm_storeu_si128((__m128i *)(void *)(to + 2 * out_row), _mm512_extracti32x4_epi32(codes, 2));
+        _mm_storeu_si128((__m128i *)(void *)(to + 3 * out_row), _mm512_extracti32x4_epi32(codes, 3));
+    }
+    return row;
+}
+
+static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HALF])
 {
     for (int column = 0; column < t->columns; column += HALF) {
         vec start = load(t->start + column);
-        for (int row = 0; row < rows; row++)
+        const int32_t(*first)[2 * HALF] = (const int32_t(*)[2 * HALF])(const void *)(&from[0][column]);
+        int row = t->q && t->columns - column >= HALF ? store_fours(t, rows, column, start, first) : 0;
+        for (; row < rows; row++)
             store(t, row, column, _mm512_add_epi32(load(&from[row][column]), start));
     }
 }
