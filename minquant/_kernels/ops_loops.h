@@ -170,28 +170,49 @@ static void add_pixel(const uint8_t *restrict x, int channels, int is_signed, in
         sums[c] += (x[c] ^ (is_signed ? 128 : 0)) - (is_signed ? 128 : 0);
 }
 
-/* One block of channels of all rows. */
-static inline uint32_t end_block(const int_requantization *q, const int_shortcut *s, const int_ending *e,
-                                 int c, int n)
+/* One block of channels of all rows. What is the same for all of them stays in registers, and branches that
+ * are constant are none. */
+static inline __attribute__((always_inline)) uint32_t end_rows(const int_requantization *q,
+                                                               const int_shortcut *s, const int_ending *e,
+                                                               int c, int n, const int tabled,
+                                                               const int doubtful, const int bounded)
 {
     uint32_t doubt = 0;
-    const float *multiplier = q->multiplier + e->first + c, *offset = q->offset + e->first + c;
-    for (int r = 0; r < e->rows; r++) {
-        uint8_t codes[BLOCK], *to = e->to + r * e->to_row + c, *place = n == BLOCK ? to : codes;
-        const uint8_t *k = s ? e->k + r * e->k_row + c : NULL;
-        floats y = plus(scale(load_ints(e->acc + r * e->acc_row + c), multiplier), load_floats(offset));
-        if (s)
-            y = plus(y, s->table ? look_up(s->table, s->count, k) : scale(load_codes(k), s->slope));
-        if (q->boundaries)
+    uint8_t codes[BLOCK], *to = e->to + c;
+    const float *multiplier = q->multiplier + e->first + c;
+    const float top = (float)q->top;
+    const floats offset = load_floats(q->offset + e->first + c);
+    const ptrdiff_t acc_row = e->acc_row, k_row = e->k_row, to_row = e->to_row;
+    const int32_t *acc = e->acc + c;
+    const uint8_t *k = s ? e->k + c : NULL;
+    for (int r = 0, rows = e->rows; r < rows; r++, acc += acc_row, to += to_row) {
+        uint8_t *place = n == BLOCK ? to : codes;
+        floats y = plus(scale(load_ints(acc), multiplier), offset);
+        if (s) {
+            y = plus(y, tabled ? look_up(s->table, s->count, k) : scale(load_codes(k), s->slope));
+            k += k_row;
+        }
+        if (bounded)
             store_reached(place, y, q->boundaries, q->top);
         else
-            store_codes(place, y, (float)q->top);
-        if (s && s->margin && near_tie(y, s->margin + e->first + c))
+            store_codes(place, y, top);
+        if (doubtful && near_tie(y, s->margin + e->first + c))
             doubt |= (uint32_t)1 << r;
         if (n < BLOCK)
             memcpy(to, codes, (size_t)n);
     }
     return doubt;
+}
+
+static inline uint32_t end_block(const int_requantization *q, const int_shortcut *s, const int_ending *e,
+                                 int c, int n)
+{
+    int tabled = s && s->table, doubtful = s && s->margin, bounded = q->boundaries != NULL;
+    if (n == BLOCK && tabled && !doubtful && !bounded) /* additions of few bits */
+        return end_rows(q, s, e, c, BLOCK, 1, 0, 0);
+    if (n == BLOCK && s && !tabled && doubtful && !bounded) /* of 8 bits */
+        return end_rows(q, s, e, c, BLOCK, 0, 1, 0);
+    return end_rows(q, s, e, c, n, tabled, doubtful, bounded);
 }
 
 static uint32_t end(const int_requantization *q, const int_shortcut *s, const int_ending *e)
