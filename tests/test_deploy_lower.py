@@ -1,6 +1,6 @@
 """Lowering: the Program has the codes of the float64 network, for every method and width; what it refuses.
 
-The whole matrix, all networks on all digits (about 1,800 images), takes half an hour:
+The whole matrix, all networks on all digits (about 1,800 images), takes an hour of one core:
 
     MINQUANT_FULL=1 python -m pytest tests/test_deploy_lower.py tests/test_deploy_networks.py
 """
