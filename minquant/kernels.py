@@ -24,11 +24,9 @@ from .cpu import cpu_features  # noqa: F401, a name of this module
 from .isa import asked_or_active, compiled, isa
 from .kernelinfo import info, table
 
-# Waking a thread costs some 8 us, so below this many multiply-adds of the fastest instruction set, or outputs of other
-# operations, one thread is quicker. Others, 2^SLOWER times slower, are worth a second thread earlier.
-SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 1 << 23, 1 << 21, 1 << 19
-SLOWER = {"amx": 0, "avx512vnni": 0, "avxvnni": 1, "neon_i8mm": 1, "neon_dotprod": 2, "avx2": 2, "neon": 3,
-          "generic": 5}
+# Below so many nanoseconds of a product, float32 multiply-adds, or outputs of other operations, one thread is quicker:
+# waking another takes some 8 us.
+SMALL_PRODUCT, SMALL_FLOAT_PRODUCT, SMALL_ARRAY = 30_000, 1 << 21, 1 << 19
 
 _threads = _kernels.default_threads()
 
@@ -127,7 +125,7 @@ def matmul(a, weights, zero_point=0, requantization=None, num_threads=None):
     if rows.strides[1] != 1:
         rows = np.ascontiguousarray(rows)
     out = np.empty((len(a), weights.shape[-1]), np.int32 if requantization is None else np.uint8)
-    threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT >> SLOWER[weights.isa])
+    threads = _team(rows.size * out.shape[1], num_threads, SMALL_PRODUCT * weights.rate)
     compiled().matmul(rows, weights, out, zero_point, signed, requantization, threads)
     return out
 
@@ -157,7 +155,7 @@ def conv2d(x, weights, stride=1, padding=0, zero_point=0, requantization=None, n
     strides, corner, shape, products = _plan(x, weights, stride, padding)
     out, module = np.empty(shape, np.int32 if requantization is None else np.uint8), compiled()
     if type(weights) is module.Weights:
-        run, threads = module.conv2d, _team(products, num_threads, SMALL_PRODUCT >> SLOWER[weights.isa])
+        run, threads = module.conv2d, _team(products, num_threads, SMALL_PRODUCT * weights.rate)
     else:
         run, threads = module.depthwise_conv2d, _team(out.size, num_threads, SMALL_ARRAY)
     run(np.ascontiguousarray(image), weights, out, strides, corner, zero_point, signed, requantization, threads)

@@ -121,6 +121,8 @@ const int_isa *int_isa_find(const char *name)
 
 const char *int_isa_name(const int_isa *isa) { return isa->name; }
 
+int int_isa_rate(const int_isa *isa) { return isa->rate; }
+
 int int_team(int threads, int tasks)
 {
 #ifdef _OPENMP

@@ -224,7 +224,10 @@ exec *exec_init(const exec_network *net, const int_isa *isa, void *memory)
     exec *e = build(net, isa, &b);
     exec_plan(e);
     for (int i = 0; i < e->step_count; i++) {
-        e->work += exec_step_work(e, e->steps + i);
+        double time = exec_step_time(e, e->steps + i);
+        e->time += time;
+        if (exec_is_shared(time))
+            e->saved += time / 2 - EXEC_SHARE_TIME;
         if (exec_is_product(e->steps[i].kind))
             set_offsets(e, e->steps + i);
     }

@@ -52,7 +52,7 @@ struct exec {
     ptrdiff_t image_bytes; /* of the arena, for each image of a batch */
     size_t scratch;        /* bytes per thread */
     int most;              /* images that are taken through the steps together */
-    double work;           /* of all steps for one image */
+    double time, saved;    /* nanoseconds of one image, about; what a second thread saves by sharing steps */
 };
 
 /* Hands out pieces of a block of memory, or counts them where there is none. */
@@ -79,7 +79,7 @@ typedef struct {
 size_t exec_step_scratch(const exec *e, const exec_step *s);
 int exec_step_tasks(const exec_batch *b, const exec_step *s, int threads);
 void exec_step_run(const exec_batch *b, const exec_step *s, int threads, int first, int end, void *scratch);
-double exec_step_work(const exec *e, const exec_step *s); /* multiply-adds or bytes of one image */
+double exec_step_time(const exec *e, const exec_step *s); /* nanoseconds of one image, about */
 
 /* exec_end.c: what ends sums. */
 typedef struct {
@@ -106,6 +106,11 @@ static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
     return b->arena + b->images * t->place + image * t->image +
            t->before * (t->line + t->channels * t->element);
 }
+
+/* Whether a step takes long enough, in nanoseconds, for threads to share it: they wait for each other, and
+ * half of what each reads lies in the cache of another. */
+#define EXEC_SHARE_TIME 10e3
+static inline int exec_is_shared(double time) { return time / 2 > EXEC_SHARE_TIME; }
 
 static inline int exec_is_product(int kind) { return kind == EXEC_CONVOLUTION || kind == EXEC_LINEAR; }
 static inline int exec_gives_sums(int kind) { return exec_is_product(kind) || kind == EXEC_SUM_POOL; }

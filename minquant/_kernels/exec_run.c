@@ -14,9 +14,8 @@ static int omp_get_num_threads(void) { return 1; }
 static void sched_yield(void) {}
 #endif
 
-#define TEAM_WORK 8e6 /* multiply-adds below which waking another thread (30 us) does not pay */
-#define STEP_WORK 3e5 /* below which handing out a step's tasks (1 us) does not pay */
-#define SPINS 20      /* looks at the barrier, 1 us, before the processor is offered to others */
+#define WAKE_TIME 80e3 /* nanoseconds: what another thread must save before it is woken */
+#define SPINS 20       /* looks at the barrier, 1 us, before the processor is offered to others */
 
 /* Threads that work on the same images. */
 typedef struct {
@@ -81,7 +80,7 @@ static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch
     uint64_t before = 0;
     for (int i = 0, alone = 0; i < e->step_count; i++) {
         const exec_step *s = e->steps + i;
-        int shared = t->threads > 1 && exec_step_work(e, s) * b->images > STEP_WORK;
+        int shared = t->threads > 1 && exec_is_shared(exec_step_time(e, s) * b->images);
         if (b->call->clock && !thread)
             before = b->call->clock();
         if (shared) {
@@ -112,7 +111,8 @@ typedef struct {
 
 static division divide(const exec *e, int images, int threads)
 {
-    threads = e->work * images < TEAM_WORK ? 1 : int_team(threads, threads);
+    double saved = images < threads ? e->saved * images : e->time * images / 2;
+    threads = saved < WAKE_TIME ? 1 : int_team(threads, threads);
     division d = {.threads = threads, .apart = threads > 1 && images >= threads};
     int each = d.apart ? (images + threads - 1) / threads : images;
     d.images = each < e->most ? each : e->most;

@@ -206,6 +206,7 @@ static void decode(const int_weights *w, const uint8_t *from, size_t codes, void
 }
 
 static const int_isa isa = {.name = "amx",
+                            .rate = 800,
                             .rows = ROWS,
                             .takes_pairs = 1,
                             .columns = 2 * HALF,

@@ -253,6 +253,7 @@ static void tile(const int_tile *t)
 }
 
 static const int_isa isa = {.name = "avx2",
+                            .rate = 60,
                             .rows = ROWS,
                             .columns = 16,
                             .narrow = 8,

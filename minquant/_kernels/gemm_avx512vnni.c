@@ -27,7 +27,7 @@ static void (*const decoded[ROWS])(const int_tile *) = {tile_1_8,  tile_2_8,  ti
                                                         tile_11_8, tile_12_8, tile_13_8, tile_14_8};
 static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2, tile_3_2, tile_4_2},
                                                                {tile_1_4, tile_2_4, tile_3_4, tile_4_4}};
-VNNI_ISA("avx512vnni", &int_loops_avx512vnni, &codebook_isa_avx512vnni);
+VNNI_ISA("avx512vnni", 270, &int_loops_avx512vnni, &codebook_isa_avx512vnni);
 const int_isa *const int_isa_avx512vnni = &isa;
 #else
 const int_isa *const int_isa_avx512vnni = NULL;

@@ -25,7 +25,7 @@ TILE(6, 8)
 static void (*const decoded[ROWS])(const int_tile *) = {tile_1_8, tile_2_8, tile_3_8,
                                                         tile_4_8, tile_5_8, tile_6_8};
 static void (*const fused[2][FUSED_ROWS])(const int_tile *) = {{tile_1_2, tile_2_2}, {tile_1_4, tile_2_4}};
-VNNI_ISA("avxvnni", &int_loops_avx2, &codebook_isa_avx2);
+VNNI_ISA("avxvnni", 140, &int_loops_avx2, &codebook_isa_avx2);
 const int_isa *const int_isa_avxvnni = &isa;
 #else
 const int_isa *const int_isa_avxvnni = NULL;

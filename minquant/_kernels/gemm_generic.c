@@ -45,6 +45,7 @@ static void tile(const int_tile *t)
 }
 
 static const int_isa isa = {.name = "generic",
+                            .rate = 8,
                             .rows = ROWS,
                             .columns = COLUMNS,
                             .narrow = COLUMNS,

@@ -190,6 +190,7 @@ static void tile(const int_tile *t)
 }
 
 static const int_isa isa = {.name = "neon",
+                            .rate = 25,
                             .rows = ROWS,
                             .columns = COLUMNS,
                             .narrow = COLUMNS,

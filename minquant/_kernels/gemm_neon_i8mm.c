@@ -100,6 +100,7 @@ ALWAYS void product(const int_tile *t, int rows, int bits)
 #include "gemm_neon_tiles.h"
 
 static const int_isa isa = {.name = "neon_i8mm",
+                            .rate = 120,
                             .rows = DOT_ROWS,
                             .columns = COLUMNS,
                             .narrow = COLUMNS,

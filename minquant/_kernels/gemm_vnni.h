@@ -118,9 +118,10 @@ ALWAYS void product(const int_tile *t, int rows, int vectors, int bits)
     TILE(rows, 4)   \
     TILE(rows, 2)
 
-#define VNNI_ISA(its_name, its_loops, its_floats)                                                          \
+#define VNNI_ISA(its_name, its_rate, its_loops, its_floats)                                                \
     static void tile(const int_tile *t) { (t->bits == 8 ? decoded : fused[t->bits / 4])[t->rows - 1](t); } \
     static const int_isa isa = {.name = its_name,                                                          \
+                                .rate = its_rate,                                                          \
                                 .rows = ROWS,                                                              \
                                 .columns = 2 * LANES,                                                      \
                                 .narrow = LANES,                                                           \

@@ -26,6 +26,7 @@ enum { INT_PRODUCTS, INT_LOOPS, INT_CODEBOOKS, INT_LOOKUPS };
 const char *int_isa_provider(int index, int family);
 const int_isa *int_isa_find(const char *name); /* NULL where this machine or this build has it not */
 const char *int_isa_name(const int_isa *isa);
+int int_isa_rate(const int_isa *isa); /* multiply-adds of a thread in a nanosecond, about */
 int int_has_openmp(void);
 
 /* ---- Storage: one little-endian stream of b-bit codes (pack_bits.c) ---- */

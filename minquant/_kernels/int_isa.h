@@ -71,6 +71,7 @@ extern const int_loops *const int_loops_generic, *const int_loops_avx2, *const i
  * so that one load, shift and mask give V codes in order. */
 struct int_isa {
     const char *name;
+    int rate;        /* multiply-adds of a thread in a nanosecond, about: what a second thread saves */
     int rows;        /* most rows of a tile */
     int takes_pairs; /* a tile may be two short runs of rows, one below the other */
     int columns, narrow, group, vector;

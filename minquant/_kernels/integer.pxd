@@ -24,6 +24,7 @@ cdef extern from "int.h" nogil:
     const char *int_isa_provider(int index, int family)
     const int_isa *int_isa_find(const char *name)
     const char *int_isa_name(const int_isa *isa)
+    int int_isa_rate(const int_isa *isa)
     int int_has_openmp()
     void int_pack_bits(const uint8_t *codes, size_t count, int bits, uint8_t *stream)
     void int_unpack_bits(const uint8_t *stream, size_t count, int bits, uint8_t *codes)

@@ -113,7 +113,7 @@ cdef class Requantization:
 cdef class Weights:
     """Codes (K, N), or HWIO with groups, and their int8 levels, laid out for one instruction set."""
     cdef int_weights **parts
-    cdef readonly int groups, bits, activation_bits
+    cdef readonly int groups, bits, activation_bits, rate
     cdef readonly tuple shape
     cdef readonly str isa
 
@@ -139,6 +139,7 @@ cdef class Weights:
         int_conv_segments(&s, &segments, &length)
         self.activation_bits = activation_bits
         self.isa, self.groups, self.bits, self.shape = int_isa_name(chosen).decode(), groups, bits, shape
+        self.rate = int_isa_rate(chosen)
         self.parts = <int_weights **>calloc(groups, sizeof(int_weights *))
         if self.parts == NULL:
             raise MemoryError("no memory for packed weights")
