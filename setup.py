@@ -31,14 +31,16 @@ EXTENSIONS = {
 # Every C file. Without contraction a float32 multiply-add rounds twice on every machine: equal integers.
 C_FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+
 # Further flags of single sources, by file name; a later row overrides an earlier one. Flags that the compiler
 # refuses (-mavx2 on ARM) are left out, so such a file guards its contents by the compiler's macro (__AVX2__).
 SOURCE_FLAGS = [
     ("train_*.c", ["-ffp-contract=fast"]),
     ("*_avx2.c", ["-mavx2", "-mfma"]),
     ("*_avxvnni.c", ["-mavx2", "-mfma", "-mavxvnni"]),
-    ("*_avx512vnni.c", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]),
-    ("*_amx.c", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mamx-tile", "-mamx-int8"]),
+    ("*_avx512vnni.c", AVX512),
+    ("*_amx.c", AVX512 + ["-mamx-tile", "-mamx-int8"]),
     ("*_neon_dotprod.c", ["-march=armv8.2-a+dotprod"]),
     ("*_neon_i8mm.c", ["-march=armv8.2-a+dotprod+i8mm"]),
 ]

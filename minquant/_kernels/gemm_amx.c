@@ -15,10 +15,8 @@
 #include "int_isa.h"
 #if defined(HAS_AMX) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define VECTOR 64
-#define VNNI_ROWS 14
-#define ROWS 32
-#define HALF 16        /* rows and columns of a tile of sums */
-#define MOST_GROUPS 16 /* of a tile */
+#define HALF TILE_ROWS /* rows and columns of a tile of sums; most groups of a tile of weights */
+#define ROWS (2 * HALF)
 /* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
 #define LEAST_ROWS 4
 #define LEAST_WORK 600
@@ -39,7 +37,7 @@ ALWAYS void configure(int *tiles, int upper, int lower, int groups)
         int is_lower = i == 2 || i == 3 || i == 5, is_weights = i >= 6;
         int rows = is_weights ? groups : !is_lower ? upper : lower ? lower : 1; /* no tile may be empty */
         c.rows[i] = (uint8_t)rows;
-        c.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * groups : 64);
+        c.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * groups : TILE_BYTES);
     }
     configure_tiles(&c);
 }
@@ -47,7 +45,7 @@ ALWAYS void configure(int *tiles, int upper, int lower, int groups)
 /* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. */
 ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int tall, int wide)
 {
-    const ptrdiff_t group_bytes = wide ? 128 : 64;
+    const ptrdiff_t group_bytes = wide ? 2 * TILE_BYTES : TILE_BYTES;
     for (int segment = 0; segment < t->segments; segment++) {
         const uint8_t *a = t->a + t->offsets[segment] + 4 * first;
         const uint8_t *w = (const uint8_t *)t->w + segment * t->segment_bytes + group_bytes * first;
@@ -56,7 +54,7 @@ ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int 
             LOAD_TILE(6, w, group_bytes);
             MULTIPLY_TILES(0, 4, 6);
             if (wide) {
-                LOAD_TILE(7, w + 64, group_bytes);
+                LOAD_TILE(7, w + TILE_BYTES, group_bytes);
                 MULTIPLY_TILES(1, 4, 7);
             }
             if (tall) {
@@ -85,7 +83,7 @@ typedef int32_t sums[ROWS][2 * HALF];
 /* A segment is equal parts, as few as there may be, and a rest that is shorter. */
 ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HALF])
 {
-    int parts = (t->groups + MOST_GROUPS - 1) / MOST_GROUPS, groups = (t->groups + parts - 1) / parts;
+    int parts = (t->groups + HALF - 1) / HALF, groups = (t->groups + parts - 1) / parts;
     int steps = t->groups / groups, rest = t->groups % groups;
     configure(t->tiles, t->upper, t->rows - t->upper, groups);
     ZERO_TILE(0);
@@ -213,7 +211,7 @@ static const int_isa isa = {.name = "amx",
                             .narrow = HALF,
                             .group = 4,
                             .vector = VECTOR,
-                            .fused_rows = 4,
+                            .fused_rows = VNNI_FUSED_ROWS,
                             .widest_product = INT_MAX_PRODUCT,
                             .decode = decode,
                             .tile = tile,

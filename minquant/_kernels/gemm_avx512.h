@@ -3,6 +3,10 @@
 #define MINQUANT_GEMM_AVX512_H
 #include "gemm_x86.h"
 
+/* Most rows of a tile of AVX-512 VNNI, and of one whose codes are decoded in registers. */
+#define VNNI_ROWS 14
+#define VNNI_FUSED_ROWS 4
+
 /* to[j] = clip(rint(acc[j] * multiplier[j] + offset[j]), 0, top); clipping first gives the same code */
 ALWAYS void store_codes(const int_requantization *q, int column, __m512i acc, int count, uint8_t *to)
 {

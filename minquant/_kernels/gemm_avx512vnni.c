@@ -2,9 +2,9 @@
 #include "int_isa.h"
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define VECTOR 64
-#define ROWS 14
-#define FUSED_ROWS 4
 #include "gemm_avx512.h"
+#define ROWS VNNI_ROWS
+#define FUSED_ROWS VNNI_FUSED_ROWS
 #include "gemm_vnni.h"
 
 FUSED(1)
