@@ -10,8 +10,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from .nn import (BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU, Residual, Sequential,
-                 tapped)
+from .nn import (BatchNorm, Concat, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU, Residual,
+                 Sequential, tapped)
 
 
 def mlp(input_shape, classes, rng):
@@ -137,6 +137,31 @@ def _separable_block(inputs, outputs, stride, rng):
         pointwise=Conv2d(inputs, outputs, 1, rng, bias=False), bn2=BatchNorm(outputs), relu2=ReLU())
 
 
+def squeezenet_tiny(input_shape, classes, rng):
+    """SqueezeNet (Iandola et al. 2016, table 1) cut down to small images: fire modules, with batch norm.
+
+    32 C3 - MP2 - fire 16, 2 x 32 - fire 16, 2 x 32 - MP2 - fire 24, 2 x 48 - fire 32, 2 x 64 - mean - classes FC
+    fire s, 2 x e: s C1 - BN - ReLU - e C1 and e C3 side by side, each with BN - ReLU
+
+    The paper's last layer is a C1 with ReLU, then the mean. Without that ReLU both are linear, and the mean may come
+    first, which leaves the sums of a linear layer as logits.
+    """
+    return Sequential(
+        conv1=Conv2d(input_shape[2], 32, 3, rng, padding=1, bias=False), bn1=BatchNorm(32), relu1=ReLU(),
+        pool1=MaxPool(2), fire2=_fire(32, 16, 32, rng), fire3=_fire(64, 16, 32, rng),
+        pool3=MaxPool(2), fire4=_fire(64, 24, 48, rng), fire5=_fire(96, 32, 64, rng),
+        pool=GlobalAvgPool(), fc=Linear(128, classes, rng))
+
+
+def _fire(inputs, squeezed, expanded, rng):
+    def expand(kernel):
+        return Sequential(conv=Conv2d(squeezed, expanded, kernel, rng, padding=kernel // 2, bias=False),
+                          bn=BatchNorm(expanded), relu=ReLU())
+
+    return Sequential(squeeze=Conv2d(inputs, squeezed, 1, rng, bias=False), bn=BatchNorm(squeezed), relu=ReLU(),
+                      expand=Concat(c1=expand(1), c3=expand(3)))
+
+
 def vgg_detector(input_shape, classes, rng):
     """A one-stage detector in the manner of VGG, with strided convolutions in the place of pooling.
 
@@ -159,7 +184,7 @@ def _detector_head(inputs, classes, rng):
     return head
 
 
-MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, resnet18, mobilenet_tiny)}
+MODELS = {f.__name__: f for f in (mlp, lenet5, vgg_small, resnet20, resnet18, mobilenet_tiny, squeezenet_tiny)}
 DETECTORS = {f.__name__: f for f in (vgg_detector,)}
 
 

@@ -6,6 +6,11 @@
 Weights are quantized where they are used (children["weight_quantizer"] of each convolution and linear layer);
 activations behind every ReLU, after the max-pooling if one follows (it commutes with a monotone quantizer and leaves a
 quarter of the elements), and behind average pooling. The network's input gets 8 signed bits of its own.
+
+The branches of a Concat share one quantizer, because a layer that reads their channels side by side sums integers of
+one scale: what ends a branch is left open, and the quantizer stands behind the Concat (behind a ReLU or max-pooling
+that follows it). There is none where a branch may give negative values and no ReLU follows; such a network trains, but
+cannot be lowered to integers.
 """
 
 import copy
@@ -13,13 +18,15 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from .nn import AvgPool, GlobalAvgPool, MaxPool, ReLU, Sequential, tapped
+from .nn import (AvgPool, Concat, Dropout, Flatten, GlobalAvgPool, MaxPool, PadShortcut, ReLU, Residual, Sequential,
+                 tapped)
 from .nn.layers import Weighted
 from .quantizers import create
 from .quantizers.base import Quantizer, check_bits, quantizers
 from .quantizers.minmax import MinMaxActivation, MinMaxWeight
 
 FIRST_LAST = ("same", "8", "float")
+KEEP_SIGN = (AvgPool, Dropout, Flatten, GlobalAvgPool, MaxPool, PadShortcut)
 
 
 def quantize(model, method="cpq", bits=4, act_bits=4, first_last="same", overrides=None, rng=None, **options):
@@ -44,7 +51,7 @@ def quantize(model, method="cpq", bits=4, act_bits=4, first_last="same", overrid
     model.method = recipe
     _place_weight_quantizers(model, recipe, bits, first_last, overrides or {}, rng)
     if act_bits is not None:
-        _place_activation_quantizers(model, recipe, act_bits)
+        _place_activation_quantizers(model, lambda: recipe.activation_quantizer(act_bits, signed=False))
         model.insert_first("input_quantizer", MinMaxActivation(8, signed=True, momentum=0.0))
     return model
 
@@ -91,16 +98,42 @@ def _place_weight_quantizers(model, recipe, bits, first_last, overrides, rng):
             layer.children["weight_quantizer"] = quantizer
 
 
-def _place_activation_quantizers(model, recipe, act_bits):
-    for _, container in list(model.named_layers()):
-        if not isinstance(container, Sequential):
-            continue
-        items = list(container.children.items())
-        for (_, before), (name, layer), (_, after) in zip([("", None), *items], items, [*items[1:], ("", None)]):
-            unpooled = isinstance(layer, ReLU) and not isinstance(after, MaxPool)
-            pooled = isinstance(layer, MaxPool) and isinstance(before, ReLU)
-            if unpooled or pooled or isinstance(layer, (AvgPool, GlobalAvgPool)):
-                container.insert_after(name, f"{name}_quantizer", recipe.activation_quantizer(act_bits, signed=False))
+def _place_activation_quantizers(container, make, positive=False, open_end=False):
+    """Put a quantizer from `make` behind every activation in a container and the containers below it.
+
+    positive : its input is nowhere negative;  open_end : it is a branch of a Concat, and what ends it is closed behind
+    """
+    if not isinstance(container, Sequential):
+        for child in container.children.values():
+            if child.is_container():
+                _place_activation_quantizers(child, make, positive, open_end and isinstance(container, Concat))
+        return
+    items, before = list(container.children.items()), False  # whether an activation stands right before
+    for i, (name, layer) in enumerate(items):
+        after = items[i + 1][1] if i + 1 < len(items) else None
+        stays_open = after is None and open_end
+        gives_positive = is_positive(layer, positive)
+        if layer.is_container():
+            closed = isinstance(layer, Concat) and (gives_positive or isinstance(after, ReLU))
+            _place_activation_quantizers(layer, make, positive, stays_open or closed)
+        active = isinstance(layer, ReLU) or (isinstance(layer, Concat) and closed and not isinstance(after, ReLU))
+        unpooled = active and not isinstance(after, MaxPool)
+        pooled = isinstance(layer, MaxPool) and before
+        if (unpooled or pooled or isinstance(layer, (AvgPool, GlobalAvgPool))) and not stays_open:
+            container.insert_after(name, f"{name}_quantizer", make())
+        before, positive = active, gives_positive
+
+
+def is_positive(layer, positive):
+    """Whether a layer's results are nowhere negative; `positive`: whether its input is."""
+    if isinstance(layer, Sequential):
+        for child in layer.children.values():
+            positive = is_positive(child, positive)
+        return positive
+    if isinstance(layer, (Concat, Residual)):
+        identity = [positive] if isinstance(layer, Residual) and "shortcut" not in layer.children else []
+        return all([*identity, *(is_positive(child, positive) for child in layer.children.values())])
+    return isinstance(layer, ReLU) or (isinstance(layer, KEEP_SIGN) and positive)
 
 
 def calibrate(model, images, rng):

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from . import models
-from .nn import tapped
+from .nn import Sequential, tapped
+from .nn.base import join
 from .nn.layers import Weighted
 from .quantizers.base import Quantizer
 
@@ -48,15 +49,15 @@ def _is_range(levels):
 def summarise(model, input_shape):
     """Return (list of LayerSummary, totals dict); totals count batch norms too (4 bytes a value)."""
     macs = {row.name: row.macs for row in models.count(model, input_shape)}
-    rows, act_bits, extra = [], 32, 0
-    for name, layer in model.named_layers():
+    before, layers = input_quantizers(model), dict(model.named_layers())
+    rows, extra = [], 0
+    for name, layer in layers.items():
         if isinstance(layer, Weighted):
             bits, levels, zeros, size = stored_bytes(layer)
+            act_bits = 32 if before[name] is None else int(layers[before[name]].bits)
             float_bytes = sum(array.size for array in layer.params.values()) * 4
             rows.append(LayerSummary(name, layer.params["weight"].shape, bits, act_bits, macs[name], levels, zeros,
                                      size, float_bytes))
-        elif isinstance(layer, Quantizer) and not name.endswith("weight_quantizer"):
-            act_bits = int(layer.bits)
         elif not isinstance(layer, Quantizer):
             extra += 4 * sum(array.size for array in (*layer.params.values(), *layer.state.values()))
     stored, plain = sum(r.bytes for r in rows) + extra, sum(r.float_bytes for r in rows) + extra
@@ -64,6 +65,27 @@ def summarise(model, input_shape):
     return rows, {"bytes": stored, "float32_bytes": plain, "compression": plain / stored,
                   "macs": sum(r.macs for r in rows),
                   "mean_bits": sum(r.bits * int(np.prod(r.shape)) for r in rows) / weights}
+
+
+def input_quantizers(model):
+    """{layer with weights: name of the activation quantizer in front of it, or None}, in the order of computation."""
+    found = {}
+
+    def walk(layer, name, before):
+        """The quantizer last met behind a layer, from the one in front of it."""
+        if isinstance(layer, Quantizer):
+            return name
+        if isinstance(layer, Weighted):
+            found[name] = before
+        if isinstance(layer, Sequential):
+            for child_name, child in layer.children.items():
+                before = walk(child, join(name, child_name), before)
+        elif layer.is_container():  # its children are branches that all read what it reads
+            before = [walk(child, join(name, child_name), before) for child_name, child in layer.children.items()][0]
+        return before
+
+    walk(model, "", None)
+    return found
 
 
 def activation_rows(model, input_shape):

@@ -84,6 +84,12 @@ def Flatten(op, arrays, x):
     return x.reshape(len(x), -1)
 
 
+def Concat(op, arrays, *operands):
+    tables = arrays["tables"]
+    assert tables.shape in ((0, 0), (len(operands), 256))
+    return np.concatenate([tables[i][x] if len(tables) else x for i, x in enumerate(operands)], axis=-1)
+
+
 def cheap(op, arrays, x, more=None):
     y = x.astype(np.float32) * arrays["multiplier"]
     y = y + arrays["offset"]

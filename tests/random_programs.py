@@ -3,7 +3,7 @@
 import numpy as np
 
 from minquant.deploy.endings import AddRequantize, Logits, Requantize
-from minquant.deploy.ops import Convolution, Flatten, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
+from minquant.deploy.ops import Concat, Convolution, Flatten, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
 from minquant.deploy.op import Tensor
 from minquant.deploy.pack import pack
 from minquant.deploy.program import Program
@@ -38,7 +38,7 @@ class _Builder:
         table = self.rng.integers(0, self.one_of(2, 4, 16, 256), (self.tensors[0].shape[2], 256), dtype=np.uint8)
         self.emit(QuantizeInput("input", (0,), table))
         kinds = (self.convolution, self.convolution, self.convolution, self.max_pool, self.sum_pool, self.pad_shortcut,
-                 self.flat)
+                 self.flat, self.concat)
         while len(self.ops) < operations:
             self.one_of(*kinds)(int(self.rng.choice(self.of_kind("codes"))))
         return self.finished()
@@ -138,6 +138,18 @@ class _Builder:
             outputs = self.tensors[tensor].shape[2] + int(self.rng.integers(0, 5))
             zero = int(self.rng.integers(0, self.tensors[tensor].top + 1))
             self.emit(PadShortcut(self.name("short"), (tensor,), outputs, int(self.rng.integers(1, 4)), zero))
+
+    def concat(self, tensor):
+        """Of up to four tensors of the same pixels, one of them at times twice; at times with tables, some of which
+        change nothing."""
+        pixels = self.tensors[tensor].shape[:-1]
+        same = [i for i in self.of_kind("codes") if self.tensors[i].shape[:-1] == pixels]
+        operands = tuple(int(i) for i in self.rng.choice(same, self.rng.integers(1, 5)))
+        if sum(self.tensors[i].shape[-1] for i in operands) < 200:
+            tables = np.tile(np.arange(256, dtype=np.uint8), (len(operands), 1))
+            changed = self.rng.random(len(operands)) < 0.6
+            tables[changed] = self.rng.integers(0, self.one_of(2, 16, 256), (int(changed.sum()), 256))
+            self.emit(Concat(self.name("concat"), operands, self.one_of(tables, tables, tables[:0, :0])))
 
     def end(self, sums):
         """Requantize sums, at times twice, at times with a shortcut or as logits that nobody reads."""

@@ -36,7 +36,7 @@ def test_ratios_are_to_the_best_peer_of_each_width():
     assert (first["over_int8"], first["over_float32"]) == (2.0, 4.5)
 
 
-@pytest.mark.parametrize("network", ["resnet20", "mobilenet_tiny", "resnet18"])
+@pytest.mark.parametrize("network", ["resnet20", "mobilenet_tiny", "squeezenet_tiny", "resnet18"])
 def test_the_peers_graph_computes_the_network_and_its_int8_form_comes_near(network):
     rng = np.random.default_rng(0)
     model = models.build(network, (16, 16, 3), 10, rng)

@@ -13,8 +13,10 @@ import pytest
 
 from minquant.deploy import c_project, lower
 from tests.deploy_models import DIGITS, stored_model
+from tests.test_deploy_concat import dense
 
-# What the executor has a way of its own for: ladders, additions in float32 and float64, depthwise, codebooks.
+# What the executor has a way of its own for: ladders, additions in float32 and float64, depthwise, codebooks; and a
+# concatenation, some of it through tables.
 NETWORKS = {"lenet5": ("lenet5", "cpq", 4), "resnet20": ("resnet20", "minmax", 2), "float64": ("resnet20", "minmax", 8),
             "depthwise": ("mobilenet_tiny", "lsq", 3), "codebook": ("mlp", "dgms", 4)}
 ARM = {
@@ -41,8 +43,9 @@ def found(*tools):
 
 @pytest.fixture(scope="module")
 def programs():
-    return {name: lower(stored_model(*what), DIGITS.image_shape, DIGITS.normalise, {"data": "digits"})
-            for name, what in NETWORKS.items()}
+    models = {**{name: stored_model(*what) for name, what in NETWORKS.items()}, "concat": dense()}
+    return {name: lower(model, DIGITS.image_shape, DIGITS.normalise, {"data": "digits"})
+            for name, model in models.items()}
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 
 from minquant.deploy import Program, file, lower
 from minquant.deploy.file import ALIGNMENT, PREAMBLE, ProgramFileError
-from minquant.deploy.ops import Weighted
+from minquant.deploy.ops import Concat, Flatten, Linear, Logits, Weighted
 from tests.deploy_models import DIGITS, stored_model
-from tests.test_deploy_ops import tiny
+from tests.test_deploy_ops import tiny, weights
 
 SMALL = file.dump(tiny())
+
+
+def joined():
+    """A Program that concatenates its input's codes and others, both through tables."""
+    rng = np.random.default_rng(0)
+    start = tiny().ops[:3]
+    join = Concat("concat", (1, 3), rng.integers(0, 9, (2, 256), dtype=np.uint8))
+    last = weights(rng, (12, 3), 2) | dict(name="fc", inputs=(5,))
+    return Program((2, 2, 1), (*start, join, Flatten("flatten", (4,)), Linear(**last),
+                               Logits("logits", (6,), ("multiply",), np.ones((1, 3)))), {})
 
 
 def header_of(content):
@@ -112,14 +122,16 @@ def paths(value, prefix=()):
 
 
 HEADER, DATA = header_of(SMALL)
-PLACES = list(paths(HEADER))
+FILES = {"tiny": (HEADER, DATA), "concat": header_of(file.dump(joined()))}
 
 
-@given(edits=st.lists(st.tuples(st.sampled_from(PLACES), VALUES, st.booleans()), min_size=1, max_size=3))
-@settings(max_examples=600, deadline=None)
-def test_a_header_of_any_content_gives_a_program_or_a_clear_error(edits):
-    header = copy.deepcopy(HEADER)
-    for place, value, remove in edits:
+@pytest.mark.parametrize("name", FILES)
+@given(drawn=st.data())
+@settings(max_examples=400, deadline=None)
+def test_a_header_of_any_content_gives_a_program_or_a_clear_error(name, drawn):
+    header, content = copy.deepcopy(FILES[name])
+    places = st.tuples(st.sampled_from(list(paths(header))), VALUES, st.booleans())
+    for place, value, remove in drawn.draw(st.lists(places, min_size=1, max_size=3)):
         target = header
         try:
             for key in place[:-1]:
@@ -131,7 +143,7 @@ def test_a_header_of_any_content_gives_a_program_or_a_clear_error(edits):
         except (KeyError, IndexError, TypeError):
             continue  # an earlier edit took the place away
     try:
-        program = file.parse(sealed(header, DATA))
+        program = file.parse(sealed(header, content))
     except ProgramFileError:
         return
     assert isinstance(program, Program)
@@ -139,11 +151,13 @@ def test_a_header_of_any_content_gives_a_program_or_a_clear_error(edits):
         assert program.run(np.zeros((1, *program.image_shape), np.uint8)).shape == (1, program.classes)
 
 
-@given(data=st.binary(min_size=len(DATA), max_size=len(DATA)))
-@settings(max_examples=150, deadline=None)
-def test_arrays_of_any_content_give_a_program_that_runs_or_a_clear_error(data):
+@pytest.mark.parametrize("name", FILES)
+@given(drawn=st.data())
+@settings(max_examples=100, deadline=None)
+def test_arrays_of_any_content_give_a_program_that_runs_or_a_clear_error(name, drawn):
+    header, content = FILES[name]
     try:
-        program = file.parse(sealed(HEADER, data))
+        program = file.parse(sealed(header, drawn.draw(st.binary(min_size=len(content), max_size=len(content)))))
     except ProgramFileError:
         return
     with np.errstate(all="ignore"):
@@ -159,20 +173,25 @@ def test_a_header_that_is_not_ours_is_refused(header):
 
 def test_a_small_file_cannot_claim_large_arrays_or_tensors():
     tracemalloc.start()
-    for place, value, message in (
-            (("ops", 1, "arrays", "stream", 1), [2 ** 31 - 1], "'conv'.stream of shape .* goes beyond the end"),
-            (("ops", 2, "arrays", "thresholds", 1), [2 ** 20, 2 ** 20], "'quantizer'.thresholds .* goes beyond"),
-            (("ops", 1, "shape"), [30000, 30000, 1, 2], "1 bytes are not 1800000000 codes of 2 bits"),
-            (("image",), [2 ** 30, 2 ** 30, 1], "values per image; at most"),
-            (("ops", 1, "padding"), 2 ** 20, "padding 1048576"),
-            (("ops", 4, "bits"), 200, "with 200 bits")):
-        header = copy.deepcopy(HEADER)
+    for name, place, value, message in (
+            ("tiny", ("ops", 1, "arrays", "stream", 1), [2 ** 31 - 1], "'conv'.stream of shape .* goes beyond the end"),
+            ("tiny", ("ops", 2, "arrays", "thresholds", 1), [2 ** 20, 2 ** 20], "thresholds .* goes beyond"),
+            ("tiny", ("ops", 1, "shape"), [30000, 30000, 1, 2], "1 bytes are not 1800000000 codes of 2 bits"),
+            ("tiny", ("image",), [2 ** 30, 2 ** 30, 1], "values per image; at most"),
+            ("tiny", ("ops", 1, "padding"), 2 ** 20, "padding 1048576"),
+            ("tiny", ("ops", 4, "bits"), 200, "with 200 bits"),
+            ("concat", ("ops", 3, "arrays", "tables", 1), [2 ** 20, 256], "'concat'.tables .* goes beyond the end"),
+            ("concat", ("ops", 3, "inputs"), [1] * 1001, "inputs is not a short list"),
+            ("concat", ("ops", 3, "inputs"), [], "inputs is not a short list"),
+            ("concat", ("ops", 3, "inputs"), [1] * 1000, r"'concat': tables of shape \(2, 256\) for 1000 operands"),
+            ("concat", ("ops", 3, "inputs"), [1, 5], r"'concat': it reads tensors \(1, 5\); so far there are 4")):
+        header, data = copy.deepcopy(FILES[name])
         target = header
         for key in place[:-1]:
             target = target[key]
         target[place[-1]] = value
         with pytest.raises(ProgramFileError, match=message):
-            file.parse(sealed(header, DATA))
+            file.parse(sealed(header, data))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000

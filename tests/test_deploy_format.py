@@ -41,6 +41,7 @@ PROGRAMS = {
     "resnet20 at 8 bits": lambda: lower(stored_model("resnet20", "minmax", 8), DIGITS.image_shape, DIGITS.normalise),
     "a codebook": lambda: lower(stored_model("lenet5", "qnet", 4), DIGITS.image_shape, DIGITS.normalise),
     "unequal steps": lambda: lower(stored_model("resnet20", "apot", 2), DIGITS.image_shape, DIGITS.normalise),
+    "concatenations": lambda: lower(stored_model("squeezenet_tiny", "lsq", 4), DIGITS.image_shape, DIGITS.normalise),
     "a tiny one": tiny,
     **{f"random {seed}": lambda seed=seed: random_program(np.random.default_rng(seed)) for seed in range(12)}}
 

@@ -22,7 +22,7 @@ from tests.test_deploy_ops import tiny, weights
 
 MODELS = [("lenet5", "cpq", 4), ("lenet5", "dgms", 3), ("lenet5", "qnet", 2), ("lenet5", "gdrq", 8),
           ("lenet5", "dq", 5), ("mlp", "minmax", 1), ("resnet20", "cpq", 2), ("resnet20", "minmax", 8),
-          ("mobilenet_tiny", "lsq", 4)]
+          ("mobilenet_tiny", "lsq", 4), ("squeezenet_tiny", "cpq", 4), ("squeezenet_tiny", "apot", 2)]
 
 
 def lowered(network, name, bits):

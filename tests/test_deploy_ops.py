@@ -5,7 +5,7 @@ import pytest
 
 from minquant.deploy.endings import AddRequantize, Logits, Requantize
 from minquant.deploy.op import Tensor
-from minquant.deploy.ops import Convolution, Flatten, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
+from minquant.deploy.ops import Concat, Convolution, Flatten, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
 from minquant.deploy.pack import pack
 from minquant.deploy.program import Program
 
@@ -72,6 +72,42 @@ def test_pooling_padding_and_flattening_do_what_they_say():
     for op in (MaxPool("m", (0,), 3, 2), SumPool("s", (0,), (2, 2), 3, levels), SumPool("s", (0,), (5, 5), 0, levels),
                PadShortcut("p", (0,), 5, 2, 1), Flatten("f", (0,))):
         assert op.result(Tensor("codes", (5, 5, 3), 3)).shape == op.run(x).shape[1:]
+
+
+def test_a_concat_puts_the_channels_of_its_operands_side_by_side_each_through_its_table():
+    rng = np.random.default_rng(6)
+    operands = [rng.integers(0, 4, (2, 3, 3, channels), dtype=np.uint8) for channels in (1, 4, 2)]
+    shapes = [Tensor("codes", x.shape[1:], 3) for x in operands]
+    plain = Concat("c", (0, 1, 2))
+    assert plain.result(*shapes) == ("codes", (3, 3, 7), 3)
+    np.testing.assert_array_equal(plain.run(*operands), np.concatenate(operands, axis=-1))
+    tables = rng.integers(0, 200, (3, 256), dtype=np.uint8)
+    tables[1], tables[:, 4:] = np.arange(256), 255  # codes that no operand has do not count
+    changed = Concat("c", (0, 1, 2), tables)
+    found = changed.run(*operands)
+    assert changed.result(*shapes).top == tables[:, :4].max() and changed.form() == "table for 3 of 3"
+    for at in np.ndindex(found.shape):
+        operand, channel = (0, 0) if at[3] < 1 else (1, at[3] - 1) if at[3] < 5 else (2, at[3] - 5)
+        assert found[at] == tables[operand, operands[operand][*at[:3], channel]]
+
+
+@pytest.mark.parametrize("inputs,tables,message", [
+    ((1, 2), (0, 0), r"'c': it takes codes, codes, not codes, sums"),
+    ((1, 9), (0, 0), r"'c': it reads tensors \(1, 9\)"), ((1, 4), (0, 0), r"'c': it reads tensors \(1, 4\)"),
+    ((1, -1), (0, 0), r"'c': it reads tensors"), ((), (0, 0), r"'c': it reads tensors \(\)"),
+    ((1, 3), (1, 256), r"'c': tables of shape \(1, 256\) for 2 operands"),
+    ((1, 3), (2, 255), r"'c': tables of shape \(2, 255\) for 2 operands"),
+    ((1, 3), (0, 256), r"'c': tables of shape \(0, 256\)")])
+def test_a_concat_that_does_not_fit_is_refused_by_name(inputs, tables, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(flatten=Concat("c", inputs, np.zeros(tables, np.uint8)))
+
+
+def test_operands_of_other_pixels_cannot_be_concatenated():
+    image, pooled, vector = (Tensor("codes", shape, 3) for shape in ((4, 4, 2), (2, 4, 2), (2,)))
+    for other in (pooled, vector):
+        with pytest.raises(ValueError, match=r"'c': its operands \(4, 4, 2\), .* differ in more than their channels"):
+            Concat("c", (1, 2)).result(image, other)
 
 
 def test_pixels_pass_through_the_table_of_their_channel():

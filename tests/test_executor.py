@@ -18,7 +18,7 @@ from tests.random_programs import few_channels, near_ties, pooled, random_progra
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
-          ("mobilenet_tiny", "lsq", 4), ("vgg_small", "cpq", 4)]
+          ("mobilenet_tiny", "lsq", 4), ("vgg_small", "cpq", 4), ("squeezenet_tiny", "dgms", 4)]
 pytestmark = pytest.mark.skipif(not ISAS, reason="needs the compiled kernels")
 
 

@@ -21,6 +21,8 @@ def build(name, shape=(32, 32, 3)):
      + 256 * 512 + 3 * 512 * 512) + 512 * 10 + 10, 1_796_415_680),
     ("mobilenet_tiny", (32, 32, 3), 9 * (3 * 32 + 32 + 64 + 128 + 128 + 256 + 256 + 512) + 32 * 64 + 64 * 128
      + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512 + 512 * 10 + 10, 22_930_432),
+    ("squeezenet_tiny", (32, 32, 3), 27 * 32 + 32 * 16 + 64 * 16 + 2 * 10 * 16 * 32 + 64 * 24 + 10 * 24 * 48 + 96 * 32
+     + 10 * 32 * 64 + 128 * 10 + 10, 6_243_584),
 ])
 def test_parameters_and_macs_of_the_weighted_layers(name, shape, params, macs):
     rows = models.count(build(name, shape), shape)

@@ -36,6 +36,12 @@ LAYERS = {
     "residual": (lambda r: nn.Residual(nn.Conv2d(3, 3, 3, r, padding=1)), (2, 4, 4, 3)),
     "residual with a shortcut": (
         lambda r: nn.Residual(nn.Conv2d(3, 4, 3, r, padding=1), nn.Conv2d(3, 4, 1, r)), (2, 4, 4, 3)),
+    "concat": (lambda r: nn.Concat(narrow=nn.Conv2d(3, 2, 1, r), wide=nn.Conv2d(3, 4, 3, r, padding=1)), (2, 4, 4, 3)),
+    "concat of vectors": (lambda r: nn.Concat(a=nn.Linear(5, 2, r), b=nn.Linear(5, 3, r)), (3, 5)),
+    "concat of the identity, a concat and a pooling": (
+        lambda r: nn.Concat(itself=nn.Sequential(), inner=nn.Concat(a=nn.Conv2d(2, 3, 1, r), b=nn.BatchNorm(2)),
+                            pooled=nn.Sequential(conv=nn.Conv2d(2, 2, 3, r, padding=2), pool=nn.MaxPool(3, 1))),
+        (2, 5, 5, 2)),
     "sequential": (
         lambda r: nn.Sequential(a=nn.Conv2d(2, 3, 3, r, bias=False), b=nn.BatchNorm(3), c=nn.ReLU()), (2, 5, 5, 2)),
 }
@@ -212,6 +218,43 @@ def test_skipping_the_input_gradient_changes_no_other_gradient():
         np.testing.assert_array_equal(before[name], after[name])
 
 
+@pytest.mark.parametrize("make", [
+    lambda rng: nn.Concat(a=nn.Conv2d(2, 3, 1, rng), b=nn.Sequential(bn=nn.BatchNorm(2), conv=nn.Conv2d(2, 1, 1, rng)),
+                          c=nn.Sequential()),
+    lambda rng: nn.Residual(nn.Sequential(conv=nn.Conv2d(2, 2, 1, rng), relu=nn.ReLU()))])
+def test_branches_at_the_input_have_no_input_gradient_once_one_of_them_skips_it(make):
+    rng = np.random.default_rng(13)
+    net = nn.Sequential(drop=nn.Dropout(0.5), branches=make(rng))
+    y, cache = net.forward(rng.standard_normal((2, 3, 3, 2)))
+    dx, before = net.backward(np.ones_like(y), cache)
+    nn.skip_input_gradient(net)
+    nothing, after = net.backward(np.ones_like(y), cache)
+    assert dx is not None and nothing is None and before.keys() == after.keys() == net.named_params().keys()
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_a_concat_puts_channels_side_by_side_and_hands_each_branch_its_gradient():
+    net = nn.Concat(itself=nn.Sequential(), cut=nn.ReLU(cap=2), inner=nn.Concat(again=nn.Sequential()))
+    y, cache = net.forward(np.array([[-1.0, 3.0]]))
+    np.testing.assert_array_equal(y, [[-1, 3, 0, 2, -1, 3]])
+    dx, grads = net.backward(np.array([[1.0, 20.0, 300.0, 300.0, 4000.0, 50000.0]]), cache)
+    assert dx.tolist() == [[4001, 50020]] and grads == {}
+
+
+def test_a_concat_that_hands_gradients_to_the_wrong_branch_is_found_out():
+    class Swapped(nn.Concat):
+        def backward(self, dy, cache):
+            return super().backward(np.concatenate([dy[..., 3:], dy[..., :3]], axis=-1), cache)
+
+    rng = np.random.default_rng(7)
+    branches = dict(a=nn.Conv2d(2, 3, 1, rng), b=nn.Conv2d(2, 3, 1, rng))
+    x = rng.standard_normal((2, 3, 3, 2))
+    check.gradients(nn.Concat(**branches), x, rng)
+    with pytest.raises(check.GradientError, match="dx: .*\n  da.weight"):
+        check.gradients(Swapped(**branches), x, rng)
+
+
 def test_a_learned_layer_before_a_skipped_gradient_is_an_error():
     rng = np.random.default_rng(13)
     net = nn.Sequential(first=nn.Linear(3, 3, rng), second=nn.Linear(3, 2, rng))
@@ -262,6 +305,9 @@ def test_loading_arrays_of_another_network_names_what_differs():
     (lambda r: nn.Dropout(0.5).forward(np.ones((2, 2)), train=True), "pass rng"),
     (lambda r: nn.PadShortcut(4, 2, 2), "1x1 convolution"),
     (lambda r: nn.Residual(nn.Conv2d(2, 3, 1, r)).forward(np.ones((1, 2, 2, 2), np.float32)), "must be equal"),
+    (lambda r: nn.Concat(), "Concat has no branch"),
+    (lambda r: nn.Concat(a=nn.MaxPool(2), itself=nn.Sequential()).forward(np.ones((1, 2, 2, 2), np.float32)),
+     r"'a' \(1, 1, 1, 2\), 'itself' \(1, 2, 2, 2\); all axes but the last must be equal"),
     (lambda r: nn.softmax_cross_entropy(np.zeros((2, 3)), np.array([0, 3])), "classes 0..2"),
     (lambda r: nn.softmax_cross_entropy(np.zeros((2, 3)), np.array([0.0, 1.0])), "integers"),
     (lambda r: nn.softmax_cross_entropy(np.zeros((0, 3)), np.zeros(0, int)), "empty"),

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from minquant import models, nn, training
+from minquant import models, nn, summary, training
 from minquant.optim import Adam, parameter_groups
 from minquant.quantize import bits_of, calibrate, quantize
 from minquant.quantizers.base import quantizers
+from minquant.quantizers.minmax import MinMaxActivation
 
 
 def float_lenet(seed=0):
@@ -36,6 +37,64 @@ def test_a_residual_network_quantizes_behind_every_relu_and_the_pooling():
     assert len(names) == 1 + 1 + 9 * 2 + 1  # input, stem, two per block, pooling
     assert "block1_1.add.body.relu1_quantizer" in names and "block3_3.relu2_quantizer" in names
     assert names[-1] == "pool_quantizer"
+
+
+def placed(**layers):
+    """Names of the activation quantizers, without that of the input."""
+    names = [name for name, _ in quantizers(quantize(nn.Sequential(**layers), method="minmax"))]
+    return [name for name in names[1:] if not name.endswith("weight_quantizer")]
+
+
+def conv(inputs=4, outputs=4, **more):
+    return nn.Sequential(conv=nn.Conv2d(inputs, outputs, 1, np.random.default_rng(0)), **more)
+
+
+def active(inputs=4, **more):
+    return conv(inputs, relu=nn.ReLU(), **more)
+
+
+def test_branches_of_a_concat_share_the_quantizer_behind_it():
+    branches = dict(a=active(), b=conv(relu=nn.ReLU(), conv2=conv(), relu2=nn.ReLU(), pool=nn.MaxPool(2)))
+    assert placed(join=nn.Concat(**branches)) == ["join.b.relu_quantizer", "join_quantizer"]
+    assert placed(join=nn.Concat(**branches), pool=nn.MaxPool(2)) == ["join.b.relu_quantizer", "pool_quantizer"]
+    assert placed(join=nn.Concat(**branches), relu=nn.ReLU()) == ["join.b.relu_quantizer", "relu_quantizer"]
+    assert placed(join=nn.Concat(a=conv(), b=active()), relu=nn.ReLU()) == ["relu_quantizer"]
+    assert placed(start=active(), join=nn.Concat(itself=nn.Sequential(), mean=nn.Sequential(pool=nn.AvgPool(2)))) == [
+        "start.relu_quantizer", "join_quantizer"]
+
+
+def test_of_concats_that_end_branches_the_outermost_gets_the_quantizer():
+    inner = nn.Concat(a=active(), b=conv())
+    assert placed(outer=nn.Concat(c=active(), d=active(inner=nn.Concat(a=active(), b=active())))) == [
+        "outer.d.relu_quantizer", "outer_quantizer"]
+    assert placed(outer=nn.Concat(c=active(), d=conv(inner=inner, relu2=nn.ReLU()))) == ["outer_quantizer"]
+    assert placed(outer=nn.Concat(c=active(), inner=nn.Concat(a=active()))) == ["outer_quantizer"]
+    assert placed(outer=nn.Concat(c=active(), d=nn.Sequential(inner=inner, relu=nn.ReLU(), more=active()))) == [
+        "outer.d.relu_quantizer", "outer_quantizer"]
+
+
+def test_a_concat_of_values_that_may_be_negative_gets_no_quantizer():
+    assert placed(join=nn.Concat(a=active(), b=conv())) == ["join.a.relu_quantizer"]
+    assert placed(join=nn.Concat(itself=nn.Sequential(), a=active())) == ["join.a.relu_quantizer"]  # of the image
+    assert placed(add=nn.Residual(conv(join=nn.Concat(a=conv(), b=conv())))) == []
+    assert placed(join=nn.Concat(a=nn.Sequential(add=nn.Residual(active())))) == ["join.a.add.body.relu_quantizer"]
+    assert placed(start=active(), join=nn.Concat(a=nn.Sequential(add=nn.Residual(active())))) == [
+        "start.relu_quantizer", "join.a.add.body.relu_quantizer", "join_quantizer"]
+
+
+def test_the_bits_of_a_layers_input_are_those_of_the_quantizer_that_its_branch_reads():
+    model = nn.Sequential(start=active(), join=nn.Concat(a=active(conv2=conv(), relu2=nn.ReLU()), b=active()),
+                          end=active(8))
+    model = quantize(model, method="minmax", act_bits=2)
+    assert summary.input_quantizers(model) == {
+        "start.conv": "input_quantizer", "join.a.conv": "start.relu_quantizer",
+        "join.a.conv2.conv": "join.a.relu_quantizer", "join.b.conv": "start.relu_quantizer",
+        "end.conv": "join_quantizer"}
+    model.children["start"].children["relu_quantizer"] = MinMaxActivation(5, signed=False)
+    rng = np.random.default_rng(0)
+    calibrate(model, rng.standard_normal((8, 2, 2, 4)).astype(np.float32), rng)
+    rows, _ = summary.summarise(model, (2, 2, 4))
+    assert [row.act_bits for row in rows] == [8, 5, 2, 5, 2]
 
 
 def test_the_float_model_is_left_as_it_was():

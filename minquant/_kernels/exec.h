@@ -33,6 +33,7 @@ typedef enum {
     EXEC_MAX_POOL,       /* codes -> codes: the largest of windows */
     EXEC_PAD_SHORTCUT,   /* codes -> codes: every stride-th pixel, channels behind the input's are `zero` */
     EXEC_FLATTEN,        /* codes -> codes: a vector in NHWC order */
+    EXEC_CONCAT,         /* any number of codes -> codes: their channels side by side */
     EXEC_REQUANTIZE,     /* sums -> codes */
     EXEC_ADD_REQUANTIZE, /* sums, codes -> codes */
     EXEC_LOGITS          /* sums -> logits */
@@ -45,6 +46,8 @@ typedef enum { EXEC_MULTIPLY, EXEC_DIVIDE, EXEC_ADD } exec_arithmetic;
 typedef struct {
     int kind;                    /* exec_kind */
     int inputs[2];               /* tensors it reads; the second is the shortcut of EXEC_ADD_REQUANTIZE */
+    int operand_count;           /* concat: all tensors it reads, in their order */
+    const int32_t *operands;
     int height, width, channels; /* of what it gives; a vector is 1 x 1 x channels */
 
     /* convolution, pools; stride alone: pad shortcut */
@@ -60,7 +63,7 @@ typedef struct {
     int input_count;
     const int16_t *input_levels;
 
-    const uint8_t *table; /* quantize input: channels x 256 */
+    const uint8_t *table; /* quantize input: channels x 256; concat: NULL, or operands x 256 new codes */
     int zero;             /* pad shortcut: the code of level 0 */
 
     /* requantize, add requantize: the largest code; float32 factors, one for all (factors = 1) or one per

@@ -171,6 +171,18 @@ static void make_product(exec_block *b, const exec_network *net, int i, const in
     make_products(b, isa, op, codes, segments, length, top < 1 ? 1 : top, m);
 }
 
+static void make_tables(exec_block *b, const exec_op *op, exec_made *m)
+{
+    size_t count = (size_t)op->operand_count;
+    m->tables = exec_take(b, count * sizeof *m->tables);
+    for (size_t k = 0; m->tables && k < count; k++) {
+        int moved = 0;
+        for (int code = 0; op->table && code < 256; code++)
+            moved |= op->table[256 * k + (size_t)code] != code;
+        m->tables[k] = moved ? op->table + 256 * k : NULL;
+    }
+}
+
 /* The channels of a tensor. */
 static int channels_of(const exec_network *net, int tensor)
 {
@@ -191,6 +203,8 @@ static exec *build(const exec_network *net, const int_isa *isa, exec_block *b)
             make_product(b, net, i, isa, channels_of(net, op->inputs[0]), &m);
         else if (op->kind == EXEC_REQUANTIZE || op->kind == EXEC_ADD_REQUANTIZE)
             exec_make_requantization(b, op, &m);
+        else if (op->kind == EXEC_CONCAT)
+            make_tables(b, op, &m);
         if (made)
             made[i] = m;
     }

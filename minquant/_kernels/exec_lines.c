@@ -143,6 +143,26 @@ static void pad_shortcut_line(const exec_batch *b, const exec_step *s, int image
     }
 }
 
+static void concat_line(const exec_batch *b, const exec_step *s, int image, int y)
+{
+    const exec_op *op = b->e->net->ops + s->op;
+    const exec_tensor *t = b->e->tensors + s->output;
+    uint8_t *first = exec_at(b, s->output, image) + y * t->line; /* the operand's channels of the first pixel */
+    for (int k = 0; k < op->operand_count; k++) {
+        const exec_tensor *x = b->e->tensors + op->operands[k];
+        const uint8_t *from = exec_at(b, op->operands[k], image) + y * x->line;
+        const uint8_t *table = b->e->made[s->op].tables[k];
+        uint8_t *to = first;
+        for (int col = 0; col < op->width; col++, from += x->channels, to += t->channels) {
+            if (!table)
+                memcpy(to, from, (size_t)x->channels);
+            for (int c = 0; table && c < x->channels; c++)
+                to[c] = table[from[c]];
+        }
+        first += x->channels;
+    }
+}
+
 static void copy_line(const exec_batch *b, const exec_step *s, int image, int y)
 {
     const exec_tensor *x = b->e->tensors + s->input, *t = b->e->tensors + s->output;
@@ -186,6 +206,9 @@ void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, vo
         break;
     case EXEC_PAD_SHORTCUT:
         pad_shortcut_line(b, s, image, y);
+        break;
+    case EXEC_CONCAT:
+        concat_line(b, s, image, y);
         break;
     case COPY:
         copy_line(b, s, image, y);

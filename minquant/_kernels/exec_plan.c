@@ -107,6 +107,8 @@ static void make_steps(exec *e)
             kind = op->kind;
         }
         int input = exec_is_product(kind) ? readable(e, from) : net->ops[from].inputs[0];
+        for (int k = 0; k < op->operand_count; k++)
+            mark(e->tensors, op->operands[k], e->step_count);
         add_step(e, kind, from, exec_ends_sums(op->kind) ? i : -1, input, i + 1);
     }
 }

@@ -24,6 +24,7 @@ typedef struct {
     int form, zero;     /* of a product; the uint8 that level 0 is read as */
     int pixels;         /* side by side in a row of a product */
     const uint8_t *map; /* NULL, or what the kernels read for each code */
+    const uint8_t **tables; /* concat: for each operand NULL, or its new codes */
     int_weights **weights;
     int32_t **start; /* one per group; depthwise: one for all */
     int16_t *levels; /* depthwise: taps x pitch */

@@ -12,6 +12,8 @@ cdef extern from "exec.h" nogil:
     ctypedef struct exec_op:
         int kind
         int inputs[2]
+        int operand_count
+        const int32_t *operands
         int height, width, channels, kernel_h, kernel_w, stride, padding, groups
         int bits, level_count, input_count, zero, top, factors, shortcut_count, steps
         const uint8_t *stream

@@ -9,8 +9,8 @@ from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 # In the order of exec_kind and of exec_arithmetic.
-KINDS = ("QuantizeInput", "Convolution", "Linear", "SumPool", "MaxPool", "PadShortcut", "Flatten", "Requantize",
-         "AddRequantize", "Logits")
+KINDS = ("QuantizeInput", "Convolution", "Linear", "SumPool", "MaxPool", "PadShortcut", "Flatten", "Concat",
+         "Requantize", "AddRequantize", "Logits")
 BYTES = {"Convolution": 4, "Linear": 4, "SumPool": 4, "Logits": 8}  # of a value; the others give codes of one
 ARITHMETIC = ("multiply", "divide", "add")
 
@@ -70,6 +70,8 @@ cdef class Executor:
         op.kind = KINDS.index(row["kind"])
         for i, tensor in enumerate(row["inputs"]):
             op.inputs[i] = tensor
+        op.operand_count = len(row.get("operands", ()))
+        op.operands = <const int32_t *>self.address(row, "operands", "i")
         op.height, op.width, op.channels = row["shape"]
         op.kernel_h, op.kernel_w = row.get("kernel", (0, 0))
         op.stride, op.padding, op.groups = row.get("stride", 0), row.get("padding", 0), row.get("groups", 0)

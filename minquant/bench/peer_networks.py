@@ -14,8 +14,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
-from ..nn import (BatchNorm, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU, Residual,
-                  Sequential)
+from ..nn import (BatchNorm, Concat, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU,
+                  Residual, Sequential)
 
 OPSET, IR_VERSION = 21, 10
 FLOAT_LAYERS = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
@@ -45,6 +45,8 @@ class Graph:
         if isinstance(layer, Residual):
             short = self.layer(layer.children["shortcut"], x) if "shortcut" in layer.children else x
             return self.node("Add", [self.layer(layer.children["body"], x), short])
+        if isinstance(layer, Concat):
+            return self.node("Concat", [self.layer(branch, x) for branch in layer.children.values()], axis=1)
         if isinstance(layer, PadShortcut):
             starts, ends, axes, steps = (self.constant(np.array(v, np.int64)) for v in (
                 (0, 0), (1 << 30, 1 << 30), (2, 3), (layer.stride, layer.stride)))

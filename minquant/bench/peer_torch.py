@@ -18,6 +18,17 @@ class Residual(tnn.Module):
         return self.body(x) + self.shortcut(x)
 
 
+class Concat(tnn.Module):
+    """The channels of all branches side by side."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.branches = tnn.ModuleList(branches)
+
+    def forward(self, x):
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
 class PadShortcut(tnn.Module):
     """Every stride-th pixel, new channels filled with zeros."""
 
@@ -67,6 +78,7 @@ TRANSLATIONS = {
     nn.Sequential: lambda layer: tnn.Sequential(*map(translate, layer.children.values())),
     nn.Residual: lambda layer: Residual(*(translate(layer.children[name]) if name in layer.children
                                           else tnn.Identity() for name in ("body", "shortcut"))),
+    nn.Concat: lambda layer: Concat(map(translate, layer.children.values())),
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     nn.BatchNorm: lambda layer: BatchNorm(len(layer.params["gamma"]), eps=layer.eps, momentum=layer.momentum),

@@ -191,7 +191,7 @@ def arrays(row):
 def initialisers(row, prefix):
     """The fields of one exec_op, `.name = value`, of a row of the table; what is 0 or absent is left out."""
     counts = {"level_count": "levels", "input_count": "input_levels", "factors": "multiplier",
-              "shortcut_count": "shortcut", "steps": "arithmetic"}
+              "shortcut_count": "shortcut", "steps": "arithmetic", "operand_count": "operands"}
     height, width, channels = row["shape"]
     kernel_h, kernel_w = row.get("kernel", (0, 0))
     numbers = {"height": height, "width": width, "channels": channels, "kernel_h": kernel_h, "kernel_w": kernel_w,

@@ -1,9 +1,13 @@
 """Where lowering closes pending sums with a quantizer: boundaries, thresholds, the cheap form, and what is left."""
 
+from functools import partial
+
 import numpy as np
 
+from ..nn.base import join
 from . import ops
 from .requantize import boundaries, fit, thresholds, unproven
+from .values import Codes
 
 NO_EDGES, FEW_EDGES = np.zeros(0, np.float32), 15
 MAX_PAIRS = 1 << 12  # (shortcut code, threshold) pairs that the float32 form of an addition is tried on
@@ -18,11 +22,7 @@ def close(lowering, quantizer, name, value, stairs):
 
     The operation that gives the quantizer's codes carries its name; where max-poolings waited, the last of them does.
     """
-    def code_of(v):
-        for layer in value.nonlinear:
-            v = layer.forward(v)[0]
-        return lowering.asked(name, quantizer.encode, v).codes
-
+    code_of = partial(encoded, lowering, quantizer, name, value.nonlinear)
     boundary = reachable(boundaries(code_of, len(stairs.levels) - 1), name)
     check_against(stairs, boundary, value.nonlinear, name)
     own_name = f"{name}.requantize" if value.pools else name
@@ -32,6 +32,30 @@ def close(lowering, quantizer, name, value, stairs):
         pooled_name = name if i == len(value.pools) else pool_name
         tensor = lowering.emit(ops.MaxPool(pooled_name, (tensor,), pool.size, pool.stride))
     return tensor
+
+
+def close_parts(lowering, quantizer, name, value, stairs):
+    """Emit what gives every part of a Concatenated value the codes of one quantizer; return the tensor of all.
+
+    Pending parts are closed like any other; codes are looked up in a table of what the quantizer makes of them.
+    """
+    tensors, tables = [], np.tile(np.arange(256, dtype=np.uint8), (len(value.parts), 1))
+    for (label, part), table in zip(value.parts.items(), tables, strict=True):
+        if isinstance(part, Codes):
+            table[:len(part.levels)] = encoded(lowering, quantizer, name, part.nonlinear, part.levels * part.scale)
+            tensors.append(part.tensor)
+        else:
+            tensors.append(close(lowering, quantizer, join(name, label), part, stairs))
+    if (tables == np.arange(256)).all():
+        tables = tables[:0, :0]
+    return lowering.emit(ops.Concat(name, tuple(tensors), tables))
+
+
+def encoded(lowering, quantizer, name, nonlinear, x):
+    """The codes of a quantizer for float64 values x that first pass through ReLUs."""
+    for layer in nonlinear:
+        x = layer.forward(x)[0]
+    return lowering.asked(name, quantizer.encode, x).codes
 
 
 def reachable(boundary, name):

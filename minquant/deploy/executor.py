@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _kernels
 from .endings import AddRequantize, Logits, Requantize
-from .ops import Convolution, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
+from .ops import Concat, Convolution, Linear, MaxPool, PadShortcut, QuantizeInput, SumPool
 
 
 def compiled():
@@ -50,6 +50,11 @@ def _sum_pool(op, x):
     return {"kernel": op.window, "stride": op.stride, **_arrays(op, "input_levels")}
 
 
+def _concat(op, x):
+    tables = {"table": np.ascontiguousarray(op.tables)} if len(op.tables) else {}
+    return {"inputs": op.inputs[:1], "operands": np.array(op.inputs, np.int32), **tables}
+
+
 def _requantize(op, x):
     ladder = _arrays(op, "direction", "thresholds") if len(op.thresholds) else {}
     return {"top": op.top, "boundaries": op.edges, **_arrays(op, "multiplier", "offset"), **ladder}
@@ -75,6 +80,7 @@ FIELDS = {
     SumPool: _sum_pool,
     MaxPool: lambda op, x: {"kernel": (op.size, op.size), "stride": op.stride},
     PadShortcut: lambda op, x: {"stride": op.stride, "zero": op.zero},
+    Concat: _concat,
     Requantize: _requantize,
     AddRequantize: _add_requantize,
     Logits: lambda op, x: _expression(op),

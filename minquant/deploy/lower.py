@@ -1,69 +1,35 @@
 """Lowering: a trained, quantized network becomes a `Program` on integers, with a proof per threshold.
 
 The model is copied and converted to float64: that network's evaluation mode is the reference (`reference`). The
-walk carries a value through the layers; it is one of
+walk carries a value through the layers (`values`); it is one of
 
     Image    pixels, before the input quantizer
     Codes    codes of a tensor and what they stand for: levels[code] * scale
     Pending  sums of products, and the float64 expression that makes the network's value of them; a ReLU, a shortcut
              or a max-pooling met on the way waits here until a quantizer closes the value (`requantize`)
+    Concatenated  Codes and Pendings side by side; the quantizer behind closes each for itself, as it treats every
+             element for itself, and the codes are joined
 
 A batch norm, a bias and a scale are steps of the expression and vanish into the next requantization.
 """
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import replace
 
 import numpy as np
 
-from ..nn import (AvgPool, BatchNorm, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU,
-                  Residual, Sequential)
+from ..nn import (AvgPool, BatchNorm, Concat, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut,
+                  ReLU, Residual, Sequential)
 from ..nn.base import join
 from ..quantizers.base import Quantizer
 from . import ops
-from .closing import LoweringError, close
+from .closing import LoweringError, close, close_parts
 from .op import Tensor
 from .pack import pack
 from .program import Program
 from .reference import float64
-from .requantize import INT32_LIMIT, Expression, scaled, sum_slack
-
-
-@dataclass(frozen=True)
-class Image:
-    """The network's input: tensor 0, and the normalised value of every pixel value, (channels, 256) float64."""
-
-    pixels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A tensor of codes that stand for levels[code] * scale (levels ascend, scale a float64 scalar)."""
-
-    tensor: int
-    levels: np.ndarray
-    scale: np.float64
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Sums of products on their way to the next quantizer.
-
-    low, high, slack : per channel, reachable sums and the error bound of the plain float64 sum (`sum_slack`)
-    nonlinear : ReLUs met, in order;  shortcut : None or the Codes that are added;  pools : max-poolings met
-    """
-
-    tensor: int
-    expression: Expression
-    low: np.ndarray
-    high: np.ndarray
-    slack: np.ndarray
-    nonlinear: tuple = ()
-    shortcut: Codes | None = None
-    pools: tuple = ()
-
-    def is_affine(self):
-        """True while nothing but scale, bias and batch norm has been met."""
-        return not self.nonlinear and self.shortcut is None and not self.pools
+from .requantize import INT32_LIMIT, scaled, sum_slack
+from .values import Codes, Concatenated, Image, Pending, what
 
 
 def lower(model, image_shape, normalise, info=None):
@@ -85,7 +51,7 @@ def lower(model, image_shape, normalise, info=None):
     lowering = _Lowering(image_shape)
     value = lowering.walk(float64(model), "", Image(pixel_values(image_shape, normalise)))
     if not isinstance(value, Pending) or not value.is_affine():
-        raise LoweringError(f"the network ends in {_what(value)}; the last layer must be a Linear or Conv2d "
+        raise LoweringError(f"the network ends in {what(value)}; the last layer must be a Linear or Conv2d "
                             "without activation, whose sums are the logits")
     last = lowering.ops[value.tensor - 1].name
     lowering.emit(ops.Logits(f"{last}.logits", (value.tensor,), value.expression.steps, value.expression.values))
@@ -104,11 +70,6 @@ def pixel_values(image_shape, normalise):
     return table
 
 
-def _what(value):
-    names = {Image: "the image", Codes: "quantized activations"}
-    return names.get(type(value), "values that no quantizer has closed")
-
-
 class _Lowering:
     """The operations so far, and how each kind of layer continues a value."""
 
@@ -116,9 +77,9 @@ class _Lowering:
         self.ops, self.tensors = [], [Tensor("image", tuple(image_shape))]
         self.proof = dict.fromkeys(("thresholds", "unproven", "unexamined", "channels", "ladder_channels",
                                     "float64_channels"), 0)
-        self.kinds = {Sequential: self.sequential, Residual: self.residual, Conv2d: self.weighted,
-                      Linear: self.weighted, BatchNorm: self.batch_norm, ReLU: self.relu, Dropout: self.same,
-                      MaxPool: self.max_pool, AvgPool: self.mean, GlobalAvgPool: self.mean,
+        self.kinds = {Sequential: self.sequential, Residual: self.residual, Concat: self.concat,
+                      Conv2d: self.weighted, Linear: self.weighted, BatchNorm: self.batch_norm, ReLU: self.relu,
+                      Dropout: self.same, MaxPool: self.max_pool, AvgPool: self.mean, GlobalAvgPool: self.mean,
                       PadShortcut: self.pad_shortcut, Flatten: self.flatten}
 
     def emit(self, op):
@@ -154,12 +115,21 @@ class _Lowering:
         if "shortcut" in layer.children:
             short = self.walk(layer.children["shortcut"], join(name, "shortcut"), codes)
         if not isinstance(short, Codes):
-            raise LoweringError(f"layer '{name}': the shortcut ends in {_what(short)}; only codes can be added "
+            raise LoweringError(f"layer '{name}': the shortcut ends in {what(short)}; only codes can be added "
                                 "exactly: use the identity or PadShortcut, or end the shortcut with a quantizer")
         if not isinstance(body, Pending) or not body.is_affine():
-            raise LoweringError(f"layer '{name}': the body ends in {_what(body)} or an activation; end it with a "
+            raise LoweringError(f"layer '{name}': the body ends in {what(body)} or an activation; end it with a "
                                 "convolution and its batch norm")
         return replace(body, shortcut=short)
+
+    def concat(self, layer, name, value):
+        """Branches of the same codes; those of a Concat that ends a branch count as branches themselves."""
+        codes, parts = self.need_codes(name, value), {}
+        for branch, child in layer.children.items():
+            part = self.walk(child, join(name, branch), codes)
+            inner = part.parts if isinstance(part, Concatenated) else {"": part}
+            parts.update({join(branch, label): value for label, value in inner.items()})
+        return Concatenated(name, parts)
 
     def weighted(self, layer, name, value):
         """Convolution or linear: integer levels times integer levels, then the scale and the bias."""
@@ -201,6 +171,8 @@ class _Lowering:
 
     def batch_norm(self, layer, name, value):
         """(x - mean) * (gamma / std) + beta, the operations of the layer's evaluation forward in their order."""
+        if isinstance(value, Concatenated):
+            return self.batch_norm_of_parts(layer, name, value)
         if not isinstance(value, Pending) or not value.is_affine():
             raise LoweringError(f"layer '{name}': a batch norm must follow a convolution or linear layer directly "
                                 "to be folded, before activation, pooling and shortcut")
@@ -208,14 +180,32 @@ class _Lowering:
         expression = value.expression.then("add", -layer.state["mean"]).then("multiply", gain)
         return replace(value, expression=expression.then("add", layer.params["beta"]))
 
+    def batch_norm_of_parts(self, layer, name, value):
+        """Of every part with its own channels of the batch norm."""
+        start = 0
+
+        def own(label, part):
+            nonlocal start
+            channels = slice(start, start + self.tensors[part.tensor].shape[-1])
+            start, sliced = channels.stop, copy.copy(layer)
+            sliced.params = {key: array[channels] for key, array in layer.params.items()}
+            sliced.state = {key: array[channels] for key, array in layer.state.items()}
+            return self.batch_norm(sliced, name, part)
+
+        return value.each(own)
+
     def relu(self, layer, name, value):
+        if isinstance(value, Concatenated):
+            return value.each(lambda label, part: replace(part, nonlinear=(*part.nonlinear, layer)))
         if not isinstance(value, Pending):
-            raise LoweringError(f"layer '{name}': an activation of {_what(value)} has no integer form; "
+            raise LoweringError(f"layer '{name}': an activation of {what(value)} has no integer form; "
                                 "it must follow a convolution or linear layer")
         return replace(value, nonlinear=(*value.nonlinear, layer))
 
     def max_pool(self, layer, name, value):
         """On codes at once; on a pending value after its quantizer, with which it commutes (both are monotone)."""
+        if isinstance(value, Concatenated):
+            return value.each(lambda label, part: self.max_pool(layer, join(name, label), part))
         if isinstance(value, Pending):
             return replace(value, pools=(*value.pools, (name, layer)))
         codes = self.need_codes(name, value)
@@ -260,6 +250,8 @@ class _Lowering:
         if isinstance(value, Image):
             codes = self.asked(name, quantizer.encode, value.pixels)
             tensor = self.emit(ops.QuantizeInput(name, (0,), codes.codes))
+        elif isinstance(value, Concatenated):
+            tensor = close_parts(self, quantizer, name, value, stairs)
         else:
             tensor = close(self, quantizer, name, value, stairs)
         return Codes(tensor, stairs.levels, np.float64(stairs.scale))
@@ -272,7 +264,15 @@ class _Lowering:
             raise LoweringError(f"'{name}': {error}") from error
 
     def need_codes(self, name, value):
+        """The Codes that a layer reads; a concatenation of codes alike is joined here."""
+        if isinstance(value, Concatenated) and value.are_alike():
+            parts = list(value.parts.values())
+            return replace(parts[0], tensor=self.emit(ops.Concat(value.name, tuple(part.tensor for part in parts))))
+        if isinstance(value, Concatenated):
+            raise LoweringError(f"layer '{name}' reads {what(value)} ('{value.name}'): integers of different scales "
+                                "cannot be summed. End every branch in an activation, or put a ReLU behind the Concat, "
+                                "before quantize(), which then gives all parts one quantizer")
         if not isinstance(value, Codes):
-            raise LoweringError(f"layer '{name}' reads {_what(value)}; quantize activations too (act_bits 1..8), so "
+            raise LoweringError(f"layer '{name}' reads {what(value)}; quantize activations too (act_bits 1..8), so "
                                 "that a quantizer stands before it")
         return value

@@ -22,7 +22,7 @@ class Translator:
         known = {ops.QuantizeInput: self.quantize_input, ops.Convolution: self.weighted, ops.Linear: self.weighted,
                  ops.SumPool: self.sum_pool, ops.Requantize: self.requantize, ops.AddRequantize: self.add_requantize,
                  ops.MaxPool: self.max_pool, ops.PadShortcut: self.pad_shortcut, ops.Flatten: self.flatten,
-                 ops.Logits: self.logits}
+                 ops.Concat: self.concat, ops.Logits: self.logits}
         for i, op in enumerate(program.ops, start=1):
             if type(op) not in known:
                 raise ValueError(f"operation '{op.name}' is a {type(op).__name__}, which the ONNX export does not know")
@@ -221,6 +221,20 @@ class Translator:
         x = self.nhwc(self.names[op.inputs[0]], op.inputs[0], f"{op.name}/nhwc")
         return self.graph.node("Flatten", [x], op.name, axis=1)
 
+    def concat(self, op, i):
+        parts = [self.operand(op, n, source, self.zeros[i] or 0) for n, source in enumerate(op.inputs)]
+        return self.graph.node("Concat", parts, op.name, axis=1)
+
+    def operand(self, op, n, source, zero):
+        """Operand n of a concatenation, which is tensor `source`, as codes less `zero`."""
+        g, name, offset = self.graph, f"{op.name}/operand{n}", (self.zeros[source] or 0) - zero
+        if len(op.tables) and (op.tables[n] != np.arange(256)).any():
+            table = g.constant(f"{name}/table", op.tables[n].astype(np.float32) - np.float32(zero))
+            return g.gather(table, self.index(name, source), name)
+        if not offset:
+            return self.names[source]
+        return g.node("Add", [self.names[source], g.constant(f"/offset.{offset}", np.float32(offset))], name)
+
     def logits(self, op, i):
         """In double, each step rounded once; of the last ones float32 logits, and the class where an image has one."""
         g, name = self.graph, op.name
@@ -251,17 +265,26 @@ def consecutive(levels):
     return bool((np.diff(levels.astype(int)) == 1).all())
 
 
+def fits_zero(zero, tensor):
+    """Whether the integers that codes are stored in hold this zero point."""
+    return 0 <= zero <= unsigned_type(tensor.top)[1]
+
+
 def wanted_zeros(program):
     """What to subtract from the codes of every tensor to have the levels its readers want; None: no such number."""
     wanted = [set() for _ in program.tensors]
+    hoped = [set() for _ in program.tensors]  # by a Concat, which otherwise shifts what it reads
     for i, op in reversed(list(enumerate(program.ops, start=1))):
+        wanted[i] = wanted[i] or hoped[i]
         for k in op.inputs:
             if isinstance(op, (ops.Weighted, ops.SumPool)):
                 levels = op.input_levels[:program.tensors[k].top + 1]
-                fits = consecutive(levels) and 0 <= -levels[0] <= unsigned_type(program.tensors[k].top)[1]
+                fits = consecutive(levels) and fits_zero(-levels[0], program.tensors[k])
                 wanted[k].add(-int(levels[0]) if fits else None)
             elif isinstance(op, MOVES):
                 wanted[k] |= wanted[i]
+            elif isinstance(op, ops.Concat) and len(wanted[i] - {None}) == 1:
+                hoped[k] |= {zero for zero in wanted[i] - {None} if fits_zero(zero, program.tensors[k])}
     zeros = [next(iter(found)) if len(found) == 1 else (None if found else 0) for found in wanted]
     for i, op in enumerate(program.ops, start=1):
         if isinstance(op, MOVES):

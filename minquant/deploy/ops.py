@@ -213,5 +213,40 @@ class Flatten(Op):
         return x.reshape(len(x), int(np.prod(x.shape[1:])))
 
 
+@dataclass(frozen=True, eq=False)
+class Concat(Op):
+    """codes of all operands side by side on the last axis; where there are tables, of operand i tables[i][codes].
+
+    tables (operands, 256), or (0, 0): the codes are taken as they are
+    """
+
+    tables: np.ndarray = array("|u1", 2, optional=True)
+
+    @property
+    def takes(self):
+        """Codes, of any number of operands."""
+        return ("codes",) * max(1, len(self.inputs))
+
+    def form(self):
+        moved = sum(not np.array_equal(table, np.arange(256)) for table in self.tables)
+        return f"table for {moved} of {len(self.inputs)}" if moved else ""
+
+    def result(self, *operands):
+        shapes = [x.shape for x in operands]
+        self.need(len({shape[:-1] for shape in shapes}) == 1,
+                  f"its operands {', '.join(map(str, shapes))} differ in more than their channels")
+        self.need(self.tables.shape in ((0, 0), (len(operands), 256)),
+                  f"tables of shape {self.tables.shape} for {len(operands)} operands")
+        tops = [x.top for x in operands]
+        if len(self.tables):
+            tops = [int(table[:top + 1].max()) for table, top in zip(self.tables, tops)]
+        return Tensor("codes", (*shapes[0][:-1], sum(shape[-1] for shape in shapes)), max(tops))
+
+    def run(self, *operands):
+        if len(self.tables):
+            operands = [table[x] for table, x in zip(self.tables, operands, strict=True)]
+        return np.concatenate(operands, axis=-1)
+
+
 OPS = {kind.__name__: kind for kind in (QuantizeInput, Convolution, Linear, SumPool, Requantize, AddRequantize,
-                                        MaxPool, PadShortcut, Flatten, Logits)}
+                                        MaxPool, PadShortcut, Flatten, Concat, Logits)}

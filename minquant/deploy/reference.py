@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..nn import AvgPool, BatchNorm, Conv2d, GlobalAvgPool, Linear, ReLU, Residual, Sequential, functional, tapped
+from ..nn import (AvgPool, BatchNorm, Concat, Conv2d, GlobalAvgPool, Linear, ReLU, Residual, Sequential, functional,
+                  tapped)
 from ..nn.base import join
 from ..quantizers.base import Quantizer
 
@@ -65,8 +66,10 @@ def _walk(layer, name, x, codes):
         y = _walk(layer.children["body"], join(name, "body"), x, codes)
         short = _walk(layer.children["shortcut"], join(name, "shortcut"), x, codes) if len(layer.children) > 1 else x
         return y + short.value()
+    if isinstance(layer, Concat):
+        return _joined([_walk(child, join(name, child_name), x, codes) for child_name, child in layer.children.items()])
     if isinstance(layer, Quantizer):
-        stored, stairs = layer.encode(x), layer.staircase()
+        stored, stairs = layer.encode(_value(x)), layer.staircase()
         codes[name] = stored.codes
         return Exact(stairs.levels.astype(np.float64)[stored.codes], np.float64(stairs.scale))
     if isinstance(layer, (Conv2d, Linear)):
@@ -74,8 +77,19 @@ def _walk(layer, name, x, codes):
     if isinstance(layer, (AvgPool, GlobalAvgPool)):
         return _mean(layer, x)
     if isinstance(layer, (BatchNorm, ReLU)) or not isinstance(x, Exact):
-        return layer.forward(x)[0]
+        return layer.forward(_value(x))[0]
     return Exact(layer.forward(x.levels)[0], x.scale)  # max-pooling, flattening, padding move levels about
+
+
+def _value(x):
+    return x.value() if isinstance(x, Exact) else x
+
+
+def _joined(parts):
+    """Values side by side: levels where all have one scale, real values otherwise."""
+    if all(isinstance(part, Exact) and part.scale == parts[0].scale for part in parts):
+        return Exact(np.concatenate([part.levels for part in parts], axis=-1), parts[0].scale)
+    return np.concatenate([_value(part) for part in parts], axis=-1)
 
 
 def _weighted(layer, x):

@@ -33,7 +33,7 @@ class Layer:
         raise TypeError(f"{type(self).__name__} defines no backward")
 
     def is_container(self):
-        """True for layers that only pass data between their children (Sequential, Residual)."""
+        """True for layers that only pass data between their children (Sequential, Residual, Concat)."""
         return False
 
     def named_layers(self, prefix=""):

@@ -1,5 +1,9 @@
 """Layers that only pass data between their children."""
 
+from functools import reduce
+
+import numpy as np
+
 from . import ops
 from .base import Layer, prefixed
 
@@ -74,7 +78,50 @@ class Residual(Layer):
         dx, grads = self.children["body"].backward(dy, body_cache)
         grads = prefixed("body", grads)
         if "shortcut" not in self.children:
-            return ops.add(dx, dy), grads
+            return _summed(dx, dy), grads
         dshort, more = self.children["shortcut"].backward(dy, short_cache)
         grads.update(prefixed("shortcut", more))
-        return ops.add(dx, dshort), grads
+        return _summed(dx, dshort), grads
+
+
+class Concat(Layer):
+    """y = the outputs of all branches of x side by side along the last axis, the channels (Szegedy et al. 2015).
+
+    An empty Sequential is the identity, with which x itself is handed on (Huang et al. 2017):
+
+    >>> from minquant.nn import Concat, ReLU, Sequential
+    >>> Concat(itself=Sequential(), positive=ReLU()).forward(np.array([[-1.0, 2.0]]))[0]
+    array([[-1.,  2.,  0.,  2.]])
+    """
+
+    def __init__(self, **branches):
+        super().__init__()
+        if not branches:
+            raise ValueError("Concat has no branch; give at least one, Concat(name=layer, ...)")
+        self.children = branches
+
+    def is_container(self):
+        return True
+
+    def forward(self, x, train=False, rng=None):
+        outputs, caches = zip(*(branch.forward(x, train, rng) for branch in self.children.values()))
+        if len({y.shape[:-1] for y in outputs}) > 1:
+            shapes = ", ".join(f"'{name}' {y.shape}" for name, y in zip(self.children, outputs))
+            raise ValueError(f"Concat joins channels of branches that give {shapes}; all axes but the last must be "
+                             "equal (check their strides, padding and pooling)")
+        return np.concatenate(outputs, axis=-1), (caches, [y.shape[-1] for y in outputs])
+
+    def backward(self, dy, cache):
+        caches, widths = cache
+        parts = np.split(dy, np.cumsum(widths)[:-1], axis=-1)  # each branch gets the gradient of its own channels
+        dx, grads = [], {}
+        for (name, branch), own, part in zip(self.children.items(), caches, parts, strict=True):
+            dbranch, more = branch.backward(np.ascontiguousarray(part), own)
+            dx.append(dbranch)
+            grads.update(prefixed(name, more))
+        return reduce(_summed, dx), grads
+
+
+def _summed(a, b):
+    """The sum of two gradients of one input; None where nobody wants it and a layer has skipped it."""
+    return None if a is None or b is None else ops.add(a, b)

@@ -9,6 +9,7 @@ from .. import __version__
 from ..quantizers import METHODS
 from ..quantizers.base import quantizers
 from ..runs import COLUMNS
+from ..summary import input_quantizers
 from ..tasks import CLASSIFY, TASKS
 from ..training import STAGES
 from . import measure
@@ -70,7 +71,7 @@ def _curves(history):
 
 def _layers(found):
     rows, totals = measure.layers(found.model, found.dataset.image_shape)
-    before = measure.input_quantizers(found.model)
+    before = input_quantizers(found.model)
     for row in rows:
         row["input"] = before[row["name"]]
     return {"layers": rows, "totals": totals}

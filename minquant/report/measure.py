@@ -3,7 +3,6 @@
 import numpy as np
 
 from ..nn import tapped
-from ..nn.layers import Weighted
 from ..quantizers.base import Quantizer
 from ..summary import as_dicts, summarise
 from ..tasks import DETECT
@@ -91,17 +90,6 @@ def activations(model, images):
     with tapped(model, after=record):
         model.forward(images)
     return rows
-
-
-def input_quantizers(model):
-    """{layer with weights: name of the activation quantizer in front of it, or None}, in the order of computation."""
-    before, found = None, {}
-    for name, layer in model.named_layers():
-        if isinstance(layer, Weighted):
-            found[name] = before
-        elif isinstance(layer, Quantizer) and not name.endswith("weight_quantizer"):
-            before = name
-    return found
 
 
 def detections(model, split, dataset):

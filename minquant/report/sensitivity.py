@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from ..nn.base import Layer
 from ..quantizers.base import quantizers
+from ..summary import input_quantizers
 from ..training import evaluate
-from .measure import input_quantizers
 
 
 class Identity(Layer):
