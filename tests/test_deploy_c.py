@@ -119,7 +119,7 @@ def run(folder, *arguments):
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "concat"])
 def test_the_address_sanitizer_finds_nothing(projects, sanitized, name, threads):
     status, said, complaint = run(sanitized[name], "-t", threads, "-r", "2")
     assert status == 0 and said.endswith(f"hash {projects[name][1]}\n"), complaint

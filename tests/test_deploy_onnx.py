@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from minquant.deploy import lower, ops
 from minquant.deploy.endings import AddRequantize, Logits, Requantize
 from minquant.deploy.onnx_export import check_onnx, export_onnx, to_onnx
-from minquant.deploy.onnx_ops import exact_slices
+from minquant.deploy.onnx_plan import exact_slices
 from minquant.deploy.pack import pack
 from minquant.deploy.program import Program
 from minquant.deploy.reference import BitExactError

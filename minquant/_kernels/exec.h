@@ -44,9 +44,9 @@ typedef enum { EXEC_MULTIPLY, EXEC_DIVIDE, EXEC_ADD } exec_arithmetic;
 
 /* One operation; what its kind does not name stays 0 or NULL. */
 typedef struct {
-    int kind;                    /* exec_kind */
-    int inputs[2];               /* tensors it reads; the second is the shortcut of EXEC_ADD_REQUANTIZE */
-    int operand_count;           /* concat: all tensors it reads, in their order */
+    int kind;          /* exec_kind */
+    int inputs[2];     /* tensors it reads; the second is the shortcut of EXEC_ADD_REQUANTIZE */
+    int operand_count; /* concat: all tensors it reads, in their order */
     const int32_t *operands;
     int height, width, channels; /* of what it gives; a vector is 1 x 1 x channels */
 

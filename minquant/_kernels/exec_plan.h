@@ -21,9 +21,9 @@ enum { AS_PRODUCT, AS_DEPTHWISE, AS_LOOPS }; /* how a product is computed */
 
 /* What is made of one operation when a network is prepared. */
 typedef struct {
-    int form, zero;     /* of a product; the uint8 that level 0 is read as */
-    int pixels;         /* side by side in a row of a product */
-    const uint8_t *map; /* NULL, or what the kernels read for each code */
+    int form, zero;         /* of a product; the uint8 that level 0 is read as */
+    int pixels;             /* side by side in a row of a product */
+    const uint8_t *map;     /* NULL, or what the kernels read for each code */
     const uint8_t **tables; /* concat: for each operand NULL, or its new codes */
     int_weights **weights;
     int32_t **start; /* one per group; depthwise: one for all */

@@ -135,7 +135,7 @@ def traced(model, program):
 
 def zero_points(program):
     """{operation that gives codes: what the model subtracts from them}."""
-    from .onnx_ops import wanted_zeros
+    from .onnx_plan import wanted_zeros
     described = zip(program.ops, program.tensors[1:], wanted_zeros(program)[1:], strict=True)
     return {op.name: zero or 0 for op, tensor, zero in described if tensor.kind == "codes"}
 
