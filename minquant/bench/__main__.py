@@ -9,7 +9,7 @@ from ..threads import set_threads
 # Sub-command -> what it measures; the module of the same name in this folder does it.
 COMMANDS = {"train": "one training step: time, where it goes, memory, beside PyTorch where that is installed",
             "kernels": "integer kernels: time and rate by shape, width and instruction set, beside onnxruntime",
-            "networks": "whole networks in one call, by bits, batch and threads, beside onnxruntime and OpenVINO"}
+            "networks": "whole networks in one call, by bits, batch and threads, beside other engines"}
 
 
 def main(argv=None):

@@ -1,12 +1,15 @@
 """python -m minquant.bench networks: whole networks through one `Program.run` call, beside the engines people ship.
 
 The networks are fresh ones, quantized by min-max and calibrated on noise: for time, only shapes and bits matter. Ours
-takes uint8 pixels and gives float64 logits; the others take normalised float32 NCHW. onnxruntime and OpenVINO take part
-where they are installed, in float32 and in int8.
+takes uint8 pixels and gives float64 logits; the others take normalised float32, with their batch norms folded.
+onnxruntime (with OpenVINO), LiteRT and PyTorch take part where they are installed, in float32 and in int8; their logits
+are compared with those of our float network first.
 """
 
+import importlib
 import json
 import platform
+from importlib import metadata
 
 import numpy as np
 
@@ -14,11 +17,15 @@ from .. import kernels, models
 from ..deploy import lower
 from ..quantize import calibrate, quantize
 from ..summary import table
+from .folding import folded
 from .timing import interleaved, summary
 
 SHAPES = {"lenet5": (28, 28, 1), "resnet18": (224, 224, 3)}  # the others: 32 x 32 x 3
 CLASSES = {"resnet18": 1000}  # the others: 10
 CALIBRATION = 8  # images
+PEERS = ("peer_onnx_networks", "peer_litert_networks", "peer_torch_networks")
+DISTRIBUTIONS = {"litert": "ai-edge-litert"}  # the others are installed by the name they have in the table
+TOLERANCES = {"float32": 1e-3, "int8": 0.2}  # of a peer's logits, in parts of the largest
 DEFAULT = "lenet5,resnet20,vgg_small,mobilenet_tiny,resnet18"
 
 
@@ -30,7 +37,7 @@ def add_arguments(parser):
     parser.add_argument("--num-threads", default="1,2", metavar="A,B",
                         help="threads of every contestant (default: 1,2); --threads N is the same for one number")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of 0.1 s (default: 5)")
-    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime and OpenVINO out")
+    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime, OpenVINO, LiteRT and PyTorch out")
 
 
 def run(arguments):
@@ -47,7 +54,7 @@ def run(arguments):
                 times = summary(interleaved(case.contestants(batch, count), arguments.repeats))
                 rows += compared(network, batch, count, times)
     facts = {"machine": f"{platform.system()} {platform.machine()}", "cpu": kernels.cpu_features(),
-             "isa": kernels.isa(), "rows": rows}
+             "isa": kernels.isa(), "peers": versions(rows), "rows": rows}
     print(json.dumps(facts, indent=1) if arguments.json else show(facts))
     return 0
 
@@ -61,20 +68,15 @@ def numbers(flag, text):
 
 
 class Case:
-    """One network at several bits, and its float32 and int8 graphs for the peers."""
+    """One network at several bits, and its float network for the peers."""
 
     def __init__(self, network, widths, without_peers):
         rng = np.random.default_rng(0)
         self.shape = SHAPES.get(network, (32, 32, 3))
         self.images = rng.integers(0, 256, (64, *self.shape)).astype(np.uint8)
         self.programs = {f"minquant {bits}-bit": self.program(network, bits) for bits in widths}
-        self.peers = None
-        if not without_peers:
-            try:
-                from . import peer_networks
-            except ImportError:
-                return
-            self.peers, self.model = peer_networks, self.build(network, np.random.default_rng(0))
+        self.peers = [] if without_peers else installed()
+        self.model = folded(self.build(network, np.random.default_rng(0)))
 
     def build(self, network, rng):
         return models.build(network, self.shape, CLASSES.get(network, 10), rng)
@@ -89,12 +91,36 @@ class Case:
     def contestants(self, batch, threads):
         """{name: function} of one call each."""
         images = np.resize(self.images, (batch, *self.shape))
-        calls = {name: lambda p=program: p.run(images, threads) for name, program in self.programs.items()}
-        if self.peers is None:
-            return calls
-        x = np.ascontiguousarray(normalise(images).transpose(0, 3, 1, 2))
-        graph = self.peers.graph(self.model, self.shape, batch)
-        return {**calls, **self.peers.contestants(graph, self.peers.int8(graph, x), x, threads)}
+        x, others = normalise(images), {}
+        for peer in self.peers:
+            others.update(peer.contestants(self.model, x, threads))
+        check(others, self.model.forward(x[:CALIBRATION])[0] if others else None)
+        return {**{name: lambda p=program: p.run(images, threads) for name, program in self.programs.items()}, **others}
+
+
+def installed():
+    """The modules of the peers whose packages are there."""
+    found = []
+    for peer in PEERS:
+        try:
+            found.append(importlib.import_module(f".{peer}", __package__))
+        except ImportError:
+            continue
+    return found
+
+
+def check(calls, expected):
+    """Raise ValueError where the first logits of a peer are not those expected: it would be another network."""
+    for name, call in calls.items():
+        error = np.abs(np.asarray(call())[:len(expected)] - expected).max() / np.abs(expected).max()
+        if not error <= TOLERANCES[name.split()[-1]]:
+            raise ValueError(f"the logits of {name} are off by {error:.2g} of the largest: the networks differ")
+
+
+def versions(rows):
+    """{engine: version} of the peers in the rows."""
+    engines = dict.fromkeys(row["name"].split()[0] for row in rows)
+    return {name: metadata.version(DISTRIBUTIONS.get(name, name)) for name in engines if name != "minquant"}
 
 
 def normalise(images):
@@ -114,8 +140,9 @@ def compared(network, batch, threads, times):
 
 def show(facts):
     """The table."""
+    peers = ", ".join(f"{name} {version}" for name, version in facts["peers"].items())
     lines = [f"{facts['machine']}, {facts['isa']}, {' '.join(facts['cpu'])}; medians, in turns; "
-             "x: times the best peer's median over ours"]
+             "x: times the best peer's median over ours", f"peers: {peers or 'none'}"]
     rows = [[r["network"], r["batch"], r["threads"], r["name"], f"{r['ms']:.4f}", f"{r['images_per_s']:,.0f}",
              *(f"{r[key]:.2f}" if r[key] else "" for key in ("over_int8", "over_float32"))] for r in facts["rows"]]
     header = ["network", "batch", "threads", "engine", "ms", "images/s", "x int8", "x float32"]

@@ -44,7 +44,7 @@ class Flatten(tnn.Module):
     """In NHWC order, so that the linear weights fit; a view of channels-last memory."""
 
     def forward(self, x):
-        return x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x.flatten(1)
+        return x.movedim(1, -1).flatten(1)
 
 
 class BatchNorm(tnn.modules.batchnorm._BatchNorm):

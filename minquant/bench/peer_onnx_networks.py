@@ -1,9 +1,10 @@
-"""Whole networks for the engines that `bench networks` compares with: ONNX graphs of the same shapes, float32 and int8.
+"""Whole networks for onnxruntime and OpenVINO: ONNX graphs of the same shapes, float32 and int8.
 
-Batch norms are folded into the layer before them, as every engine would. The int8 graph is onnxruntime's own static
-quantization (QDQ, uint8 activations, int8 weights per channel), which OpenVINO reads too.
+The int8 graph is onnxruntime's own static quantization (QDQ, uint8 activations, int8 weights per channel), which
+OpenVINO reads too.
 """
 
+import copy
 import logging
 import tempfile
 from pathlib import Path
@@ -14,8 +15,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
-from ..nn import (BatchNorm, Concat, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU,
-                  Residual, Sequential)
+from ..nn import (Concat, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, PadShortcut, ReLU, Residual, Sequential,
+                  tapped)
 
 OPSET, IR_VERSION = 21, 10
 FLOAT_LAYERS = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
@@ -41,12 +42,16 @@ class Graph:
 
     def layer(self, layer, x):
         if isinstance(layer, Sequential):
-            return self.sequence(list(layer.children.values()), x)
+            for child in layer.children.values():
+                x = self.layer(child, x)
+            return x
         if isinstance(layer, Residual):
             short = self.layer(layer.children["shortcut"], x) if "shortcut" in layer.children else x
             return self.node("Add", [self.layer(layer.children["body"], x), short])
         if isinstance(layer, Concat):
             return self.node("Concat", [self.layer(branch, x) for branch in layer.children.values()], axis=1)
+        if isinstance(layer, (Conv2d, Linear)):
+            return self.weighted(layer, x)
         if isinstance(layer, PadShortcut):
             starts, ends, axes, steps = (self.constant(np.array(v, np.int64)) for v in (
                 (0, 0), (1 << 30, 1 << 30), (2, 3), (layer.stride, layer.stride)))
@@ -56,36 +61,35 @@ class Graph:
             return self.node("MaxPool", [x], kernel_shape=[layer.size] * 2, strides=[layer.stride] * 2)
         if isinstance(layer, GlobalAvgPool):
             return self.node("Flatten", [self.node("GlobalAveragePool", [x])])
-        kinds = {ReLU: "Relu", Flatten: "Flatten", Dropout: "Identity"}
+        kinds = {ReLU: "Relu", Flatten: "Flatten"}
         if type(layer) not in kinds:
-            raise ValueError(f"a {type(layer).__name__} has no translation for the peers")
+            raise ValueError(f"a {type(layer).__name__} has no translation for ONNX")
         return self.node(kinds[type(layer)], [x])
 
-    def sequence(self, layers, x):
-        for layer, after in zip(layers, [*layers[1:], None]):
-            if isinstance(layer, (Conv2d, Linear)):
-                x = self.weighted(layer, after if isinstance(after, BatchNorm) else None, x)
-            elif not isinstance(layer, BatchNorm):
-                x = self.layer(layer, x)
-        return x
-
-    def weighted(self, layer, norm, x):
-        weight, bias = layer.params["weight"], layer.params.get("bias", np.zeros(1, np.float32))
-        if norm is not None:
-            gain = norm.params["gamma"] / np.sqrt(norm.state["var"] + norm.eps)
-            weight, bias = weight * gain, (bias - norm.state["mean"]) * gain + norm.params["beta"]
-        bias = self.constant(np.broadcast_to(bias, weight.shape[-1:]).astype(np.float32))
-        weight = weight.astype(np.float32)
+    def weighted(self, layer, x):
+        weight, bias = layer.params["weight"], self.constant(layer.params["bias"])
         if isinstance(layer, Linear):
             return self.node("Gemm", [x, self.constant(weight), bias])
         return self.node("Conv", [x, self.constant(weight.transpose(3, 2, 0, 1)), bias], group=layer.groups,
                          kernel_shape=weight.shape[:2], strides=[layer.stride] * 2, pads=[layer.padding] * 4)
 
 
+def channels_first(model, image_shape):
+    """A copy whose linear layers take what Flatten makes of NCHW in the place of NHWC."""
+    model, seen = copy.deepcopy(model), []
+    with tapped(model, before=lambda name, layer, x: seen.append((layer, x.shape))):
+        model.forward(np.zeros((1, *image_shape), np.float32))
+    for (layer, shape), (after, _) in zip(seen, seen[1:]):
+        if isinstance(layer, Flatten) and len(shape) == 4:
+            weight = after.params["weight"]
+            after.params["weight"] = weight.reshape(*shape[1:], -1).transpose(2, 0, 1, 3).reshape(weight.shape)
+    return model
+
+
 def graph(model, image_shape, batch):
-    """The float32 ONNX model of a network on images (batch, C, H, W)."""
+    """The float32 ONNX model of a network without batch norms on images (batch, C, H, W)."""
     h, w, c = image_shape
-    made = Graph(model)
+    made = Graph(channels_first(model, image_shape))
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, (batch, c, h, w))]
     outputs = [helper.make_tensor_value_info(made.output, TensorProto.FLOAT, None)]
     return helper.make_model(helper.make_graph(made.nodes, "network", inputs, outputs, made.constants),
@@ -119,10 +123,11 @@ def _quantized(source, target, x):
     return onnx.load(target)
 
 
-def contestants(float_model, int8_model, x, threads):
-    """{name: function that computes x} of the engines that are installed."""
-    found = {}
-    for width, model in (("float32", float_model), ("int8", int8_model)):
+def contestants(model, images, threads):
+    """{name: function that computes the logits of float32 NHWC images}; `model` has no batch norms."""
+    x, found = np.ascontiguousarray(images.transpose(0, 3, 1, 2)), {}
+    float_model = graph(model, images.shape[1:], len(images))
+    for width, model in (("float32", float_model), ("int8", int8(float_model, x))):
         found[f"onnxruntime {width}"] = _onnxruntime(model, x, threads, width == "int8")
         try:
             import openvino
@@ -144,13 +149,14 @@ def _onnxruntime(model, x, threads, is_int8):
         left = [node.name for node in onnx.load(optimized).graph.node if node.op_type in FLOAT_LAYERS]
     if is_int8 and left:
         raise ValueError(f"onnxruntime computes {left} of the int8 graph in float32; the comparison would flatter us")
-    return lambda: session.run(None, {"x": x})
+    return lambda: session.run(None, {"x": x})[0]
 
 
 def _openvino(openvino, model, x, threads):
     core = openvino.Core()
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_PRECISION_HINT": "f32"}  # else float32 becomes bfloat16 where the processor has it
+               "INFERENCE_PRECISION_HINT": "f32",  # else float32 becomes bfloat16 where the processor has it
+               "SNIPPETS_MODE": "DISABLE"}  # 2026.4 fuses int8 linear layers in a row into one that gives wrong logits
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
     request = compiled.create_infer_request()
-    return lambda: request.infer([x])
+    return lambda: request.infer([x], share_inputs=True)[0]
