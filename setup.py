@@ -209,10 +209,13 @@ def version():
 
 EXPORT = ["onnx>=1.20", "onnxruntime>=1.23"]  # 2-bit integers since onnx 1.20
 SWEEP = ["joblib", "dask", "distributed"]
+LITERT = ["ai-edge-litert>=2.0"]
 EXTRAS = {
-    "test": ["pytest>=7.4", "hypothesis", *SWEEP, "pycocotools", "setuptools>=70.1", "cython>=3.1", *EXPORT],
+    "test": ["pytest>=7.4", "hypothesis", *SWEEP, "pycocotools", "setuptools>=70.1", "cython>=3.1", *EXPORT,
+             *(f"{name}; platform_system == 'Linux'" for name in LITERT)],
     "sweep": SWEEP,
     "export": EXPORT,
+    "bench": [*EXPORT, *LITERT, "openvino", "torch"],
     "docs": ["sphinx", "myst-parser", "furo"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})

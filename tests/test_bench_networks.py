@@ -13,6 +13,18 @@ from minquant.bench import networks, peer_onnx_networks, timing
 from minquant.bench.folding import folded
 
 
+NETWORKS = (*models.MODELS, "branches")
+
+
+def branches(rng):
+    """One branch is the input itself, whose range is not that of both."""
+    conv = nn.Conv2d(8, 4, 1, rng)
+    conv.params["bias"][...] = (9, -9, 9, -9)
+    return nn.Sequential(
+        conv=nn.Conv2d(3, 8, 3, rng, padding=1), both=nn.Concat(itself=nn.Sequential(), conv=conv),
+        pool=nn.GlobalAvgPool(), fc=nn.Linear(12, 10, rng))
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Turns of one call."""
@@ -41,9 +53,9 @@ def test_ratios_are_to_the_best_peer_of_each_width():
 def small():
     """{name: (folded network, images, logits)} of every network, with batch norms as after training."""
     found = {}
-    for name in models.MODELS:
+    for name in NETWORKS:
         rng = np.random.default_rng(0)
-        model = models.build(name, (16, 16, 3), 10, rng)
+        model = branches(rng) if name == "branches" else models.build(name, (16, 16, 3), 10, rng)
         for _, layer in model.named_layers():
             if isinstance(layer, nn.BatchNorm):
                 for values in (*layer.params.values(), *layer.state.values()):
@@ -53,7 +65,7 @@ def small():
     return found
 
 
-@pytest.mark.parametrize("network", models.MODELS)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_folding_batch_norms_changes_no_logit(small, network):
     model, x, expected = small[network]
     assert not any(isinstance(layer, nn.BatchNorm) for _, layer in model.named_layers())
@@ -65,7 +77,7 @@ def test_a_batch_norm_that_cannot_be_folded_is_named():
         folded(nn.Sequential(relu1=nn.ReLU(), bn1=nn.BatchNorm(3)))
 
 
-@pytest.mark.parametrize("network", models.MODELS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("peer", networks.installed(), ids=lambda peer: peer.__name__.split("_")[1])
 def test_a_peer_computes_the_network_and_its_int8_form_comes_near(quick, small, peer, network):
     model, x, expected = small[network]

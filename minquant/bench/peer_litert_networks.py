@@ -80,7 +80,8 @@ class Network:
     def emit(self, name, activations, values, constants=(), coding=None, **options):
         """Append an operator and return its output, coded by the range of `values` unless `coding` is given."""
         scale, zero_point = coding or self.coding(values)
-        index = self.model.tensor((self.batch, *values.shape[1:]), "int8" if self.int8 else "float32", scale, zero_point)
+        dtype = "int8" if self.int8 else "float32"
+        index = self.model.tensor((self.batch, *values.shape[1:]), dtype, scale, zero_point)
         self.model.operator(name, [*(x.index for x in activations), *constants], index, **options)
         return Activations(index, values, scale, zero_point, coding is None)
 

@@ -16,11 +16,11 @@ class Kind(NamedTuple):
     options: str
 
 
-OPERATORS = {"ADD": Kind(2, "Add"), "CONCATENATION": Kind(2, "Concatenation"),
-             "CONV_2D": Kind(3, "Conv2D"), "DEPTHWISE_CONV_2D": Kind(3, "DepthwiseConv2D"),
-             "DEQUANTIZE": Kind(2, "Dequantize"), "FULLY_CONNECTED": Kind(4, "FullyConnected"),
-             "MAX_POOL_2D": Kind(2, "Pool2D"), "MEAN": Kind(2, "Reducer"), "PAD": Kind(2, "Pad"),
-             "QUANTIZE": Kind(1, "Quantize"), "RESHAPE": Kind(1, "Reshape")}
+OPERATORS = {"ADD": Kind(2, "Add"), "CONCATENATION": Kind(2, "Concatenation"), "CONV_2D": Kind(3, "Conv2D"),
+             "DEPTHWISE_CONV_2D": Kind(3, "DepthwiseConv2D"), "DEQUANTIZE": Kind(2, "Dequantize"),
+             "FULLY_CONNECTED": Kind(4, "FullyConnected"), "MAX_POOL_2D": Kind(2, "Pool2D"),
+             "MEAN": Kind(2, "Reducer"), "PAD": Kind(2, "Pad"), "QUANTIZE": Kind(2, "Quantize"),
+             "RESHAPE": Kind(1, "Reshape")}
 
 
 class Model:
