@@ -24,6 +24,11 @@ def few_channels(rng):
     return _Builder(rng, (7, int(rng.integers(4, 13)), 1)).few_channels()
 
 
+def side_by_side(rng):
+    """A Program that concatenates what products of every kind make, between borders of other widths."""
+    return _Builder(rng, (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 3)))).side_by_side()
+
+
 def pooled(rng, channels, size, stride):
     """A Program that takes the maxima of windows of its image."""
     return _Builder(rng, (7, 12, channels)).pooled(size, stride)
@@ -60,6 +65,31 @@ class _Builder:
         self.requantize(self.emit(Convolution("conv", **fields, stride=int(self.rng.integers(1, 3)),
                                               padding=int(self.rng.integers(0, kernel)), groups=1)))
         return self.finished()
+
+    def side_by_side(self):
+        tensor = self.emit(QuantizeInput("input", (0,), self.rng.integers(0, 16, (self.tensors[0].shape[2], 256),
+                                                                          dtype=np.uint8)))
+        for _ in range(2):
+            parts = [self.same_size(tensor) for _ in range(self.rng.integers(1, 5))]
+            parts = [self.emit(MaxPool(self.name("max"), (part,), 1, 1)) if self.rng.random() < 0.2 else part
+                     for part in (*parts, *self.one_of((), (tensor,)))]
+            tensor = self.emit(Concat(self.name("concat"), tuple(parts)))
+        self.requantize(self.same_size(tensor, ending=False))
+        return self.finished()
+
+    def same_size(self, tensor, ending=True):
+        """Codes, or the sums, of a convolution that keeps the size of its input."""
+        channels, padding = self.tensors[tensor].shape[2], int(self.rng.integers(0, 3))
+        groups = self.one_of(1, 1, channels)
+        fields = self.weights(tensor, (1 + 2 * padding, 1 + 2 * padding, channels // groups,
+                                       groups * self.one_of(1, int(self.rng.integers(1, 70 // groups + 2)))))
+        sums = self.emit(Convolution(self.name("conv"), **fields, stride=1, padding=padding, groups=groups))
+        if not ending:
+            return sums
+        shortcuts = self.of_kind("codes", self.tensors[sums].shape)
+        if shortcuts and self.rng.random() < 0.3:
+            return self.add(sums, int(self.rng.choice(shortcuts)))
+        return self.requantize(sums)
 
     def pooled(self, size, stride):
         table = self.rng.permuted(np.tile(np.arange(256, dtype=np.uint8), (self.tensors[0].shape[2], 1)), axis=1)

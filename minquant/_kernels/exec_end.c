@@ -152,7 +152,7 @@ exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image)
         const exec_tensor *t = e->tensors + s->output;
         end.out = exec_at(b, s->output, image);
         end.out_line = t->line / t->element;
-        end.out_row = t->channels;
+        end.out_row = t->pitch;
     }
     if (s->shortcut >= 0) {
         const exec_tensor *t = e->tensors + s->shortcut;

@@ -171,6 +171,7 @@ static void make_product(exec_block *b, const exec_network *net, int i, const in
     make_products(b, isa, op, codes, segments, length, top < 1 ? 1 : top, m);
 }
 
+/* Tables that change no code are left out. */
 static void make_tables(exec_block *b, const exec_op *op, exec_made *m)
 {
     size_t count = (size_t)op->operand_count;

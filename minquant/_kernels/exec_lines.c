@@ -161,7 +161,7 @@ static void look_up_codes(const uint8_t *table, const uint8_t *from, int count, 
         to[c] = table[from[c]];
 }
 
-/* For each operand its channels of every pixel. */
+/* For each operand its channels of every pixel, unless they have been written there. */
 static void concat_line(const exec_batch *b, const exec_step *s, int image, int y)
 {
     const exec_op *op = b->e->net->ops + s->op;
@@ -172,7 +172,8 @@ static void concat_line(const exec_batch *b, const exec_step *s, int image, int 
         const uint8_t *from = exec_at(b, op->operands[k], image) + y * x->line;
         const uint8_t *table = b->e->made[s->op].tables[k];
         uint8_t *to = first;
-        for (int col = 0; col < op->width; col++, from += x->channels, to += t->channels)
+        int there = exec_is_within(b->e, op->operands[k], s->output);
+        for (int col = 0; !there && col < op->width; col++, from += x->channels, to += t->channels)
             if (table)
                 look_up_codes(table, from, x->channels, to);
             else

@@ -10,8 +10,38 @@ static int readers(const exec_network *net, int tensor)
     for (int i = 0; i < net->count; i++) {
         const exec_op *op = net->ops + i;
         count += op->inputs[0] == tensor || (op->kind == EXEC_ADD_REQUANTIZE && op->inputs[1] == tensor);
+        for (int k = 1; k < op->operand_count; k++)
+            count += op->operands[k] == tensor;
     }
     return count;
+}
+
+/* Whether what makes operand k of a concatenation can write it among the channels there: codes of sums, whose
+ * rows may lie apart, and that nobody else reads. */
+static int fits_within(const exec *e, int concat, int k)
+{
+    const exec_network *net = e->net;
+    int operand = net->ops[concat].operands[k];
+    const exec_op *maker = net->ops + operand - 1;
+    if (e->made[concat].tables[k] || !exec_ends_sums(maker->kind) || readers(net, operand) > 1)
+        return 0;
+    const exec_made *sums = e->made + maker->inputs[0] - 1;
+    return sums->form != AS_DEPTHWISE && sums->pixels <= 1;
+}
+
+static void place_operands(exec *e, int concat)
+{
+    const exec_op *op = e->net->ops + concat;
+    int offset = 0;
+    for (int k = 0; k < op->operand_count; k++) {
+        exec_tensor *x = e->tensors + op->operands[k];
+        if (fits_within(e, concat, k)) {
+            x->root = concat + 1;
+            x->offset = offset;
+            x->pitch = op->channels;
+        }
+        offset += x->channels;
+    }
 }
 
 static void describe_tensors(exec *e)
@@ -29,8 +59,12 @@ static void describe_tensors(exec *e)
                                           .element = element,
                                           .fill = -1,
                                           .root = root,
+                                          .pitch = op->channels,
+                                          .made = -1,
                                           .first = -1,
                                           .last = -1};
+        if (op->kind == EXEC_CONCAT)
+            place_operands(e, i);
     }
     e->tensor_count = net->count + 1;
 }
@@ -50,7 +84,10 @@ static exec_step *add_step(exec *e, int kind, int op, int ending, int input, int
     mark(e->tensors, input, e->step_count);
     mark(e->tensors, s->shortcut, e->step_count);
     mark(e->tensors, output, e->step_count);
-    e->tensors[output].first = e->step_count++;
+    exec_tensor *root = e->tensors + e->tensors[output].root;
+    if (root->first < 0)
+        root->first = e->step_count;
+    e->tensors[output].made = e->step_count++;
     return s;
 }
 
@@ -72,8 +109,8 @@ static int readable(exec *e, int i)
     if (made->form == AS_LOOPS || (!made->map && !op->padding))
         return input;
     int flattened = 0;
-    for (int t = 0; t <= e->net->count; t++)
-        flattened |= t != input && e->tensors[t].root == x->root;
+    for (int t = 1; t <= e->net->count; t++)
+        flattened |= e->net->ops[t - 1].kind == EXEC_FLATTEN && e->tensors[t].root == x->root;
     if (made->map || flattened || (x->before && x->fill != made->zero)) {
         int copy = e->tensor_count++;
         x = e->tensors + copy;
@@ -81,7 +118,9 @@ static int readable(exec *e, int i)
                            .width = from->width,
                            .channels = from->channels,
                            .element = 1,
-                           .root = copy};
+                           .root = copy,
+                           .pitch = from->channels,
+                           .first = -1};
         add_step(e, COPY, i, -1, input, copy);
         input = copy;
     }
@@ -156,9 +195,12 @@ void exec_plan(exec *e)
         lay_out(e->tensors + i);
         e->tensors[i].place = -1;
     }
-    for (int i = 0; i < e->net->count; i++) /* the same memory in another shape */
-        if (e->net->ops[i].kind == EXEC_FLATTEN)
-            e->tensors[i + 1].image = e->tensors[e->tensors[i + 1].root].image;
+    for (int i = 0; i < e->net->count; i++) { /* the same memory in another shape, or part of it */
+        exec_tensor *t = e->tensors + i + 1;
+        t->image = e->tensors[t->root].image;
+        if (e->net->ops[i].kind != EXEC_FLATTEN)
+            t->line = e->tensors[t->root].line;
+    }
     place_tensors(e);
     e->scratch = 0;
     for (int i = 0; i < e->step_count; i++) {

@@ -11,8 +11,10 @@
 typedef struct {
     int height, width, channels, element; /* element: bytes of a value */
     int before, after, fill; /* pixels of border above and left, below and right; what they hold */
-    int root;                /* the tensor whose memory it is: itself, unless flattened */
-    int first, last;         /* steps that write and that last read it; first < 0: never made */
+    int root;                /* the tensor whose memory it is: itself, unless flattened or concatenated */
+    int offset, pitch;       /* the root's channel that it begins with; values from pixel to pixel */
+    int made;                /* the step that gives it, or -1 */
+    int first, last;         /* steps that first write and last read its memory; first < 0: never made */
     ptrdiff_t line, image;   /* bytes between lines, between images */
     ptrdiff_t place;         /* bytes of the arena before it, for every image of a batch */
 } exec_tensor;
@@ -105,7 +107,13 @@ static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
 {
     const exec_tensor *t = b->e->tensors + b->e->tensors[tensor].root;
     return b->arena + b->images * t->place + image * t->image +
-           t->before * (t->line + t->channels * t->element);
+           t->before * (t->line + t->channels * t->element) + b->e->tensors[tensor].offset;
+}
+
+/* Whether an operand of a concatenation lies among its channels, and need not be copied there. */
+static inline int exec_is_within(const exec *e, int operand, int concat)
+{
+    return e->tensors[operand].root == concat;
 }
 
 /* Whether a step takes long enough, in nanoseconds, for threads to share it: they wait for each other, and

@@ -44,11 +44,15 @@ static void wait_for_all(team *t)
 static void tap_tensor(const exec_batch *b, int i, uint8_t *to)
 {
     const exec_tensor *t = b->e->tensors + i + 1;
-    size_t row = (size_t)t->width * (size_t)t->channels * (size_t)t->element;
+    int apart = t->pitch != t->channels; /* pixels lie apart */
+    size_t pixel = (size_t)t->channels * (size_t)t->element, row = pixel * (size_t)t->width;
     to += (size_t)b->first * (size_t)t->height * row;
     for (int image = 0; image < b->images; image++)
-        for (int y = 0; y < t->height; y++, to += row)
-            memcpy(to, exec_at(b, i + 1, image) + y * t->line, row);
+        for (int y = 0; y < t->height; y++) {
+            const uint8_t *from = exec_at(b, i + 1, image) + y * t->line;
+            for (int x = 0; x < (apart ? t->width : 1); x++, from += t->pitch, to += apart ? pixel : row)
+                memcpy(to, from, apart ? pixel : row);
+        }
 }
 
 static void run_alone(const exec_batch *b, const exec_step *s, void *scratch)
@@ -63,8 +67,9 @@ static void tap_step(const exec_batch *b, int step, void *scratch)
     const exec_step *s = e->steps + step;
     void *const *taps = b->call->taps;
     for (int i = 0; i < e->net->count; i++) {
-        const exec_tensor *root = e->tensors + e->tensors[i + 1].root;
-        if (taps[i] && root->first == step && root->element < 8)
+        const exec_tensor *t = e->tensors + i + 1, *root = e->tensors + t->root;
+        int made = e->net->ops[i].kind == EXEC_FLATTEN ? root->made : t->made;
+        if (taps[i] && made == step && t->element < 8)
             tap_tensor(b, i, taps[i]);
     }
     if (s->kind != COPY && s->ending >= 0 && s->op != s->ending && taps[s->op]) {

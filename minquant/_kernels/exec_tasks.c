@@ -44,7 +44,10 @@ static int lies_evenly(const exec *e, const exec_step *s)
     const exec_op *op = e->net->ops + s->op;
     const exec_tensor *x = e->tensors + s->input;
     int bordered = x->before || x->after;
-    bordered |= s->output >= 0 && (e->tensors[s->output].before || e->tensors[s->output].after);
+    if (s->output >= 0) {
+        const exec_tensor *root = e->tensors + e->tensors[s->output].root;
+        bordered |= root->before || root->after;
+    }
     bordered |= s->shortcut >= 0 && (e->tensors[s->shortcut].before || e->tensors[s->shortcut].after);
     return !bordered && op->kernel_h * op->kernel_w * op->stride == 1;
 }
@@ -105,6 +108,18 @@ static int lines_of(const exec *e, const exec_step *s)
     return s->output >= 0 ? e->tensors[s->output].height : e->net->ops[s->op].height;
 }
 
+/* Channels that a step gives one by one; those of a concatenation that lie in their place are there already.
+ */
+static int channels_made(const exec *e, const exec_step *s)
+{
+    const exec_op *op = e->net->ops + s->op;
+    int channels = op->channels;
+    for (int k = 0; k < op->operand_count; k++)
+        if (exec_is_within(e, op->operands[k], s->output))
+            channels -= e->tensors[op->operands[k]].channels;
+    return channels;
+}
+
 /* Parts of an image's lines that tasks take. */
 static int parts_of(const exec *e, const exec_step *s, int threads)
 {
@@ -135,6 +150,8 @@ static int has_border(const exec *e, const exec_step *s)
 /* Tasks without those that fill borders. */
 static int proper_tasks(const exec_batch *b, const exec_step *s, int threads)
 {
+    if (!channels_made(b->e, s))
+        return 0;
     if (!is_product(b->e, s))
         return b->images * parts_of(b->e, s, threads);
     exec_end end;
@@ -199,7 +216,7 @@ double exec_step_time(const exec *e, const exec_step *s)
 {
     const double start = 200, each = 0.25; /* of a step; of a value that it gives */
     const exec_op *op = e->net->ops + s->op;
-    double values = (double)op->height * op->width * op->channels, products = 0;
+    double values = (double)op->height * op->width * channels_made(e, s), products = 0;
     if (s->kind == EXEC_LINEAR)
         products = values * e->tensors[s->input].channels;
     else if (s->kind == EXEC_CONVOLUTION)
