@@ -178,7 +178,7 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
                                                                const int doubtful, const int bounded)
 {
     uint32_t doubt = 0;
-    uint8_t codes[BLOCK], *to = e->to + c;
+    uint8_t codes[BLOCK], beside[BLOCK] = {0}, *to = e->to + c;
     const float *multiplier = q->multiplier + e->first + c;
     const float top = (float)q->top;
     const floats offset = load_floats(q->offset + e->first + c);
@@ -189,7 +189,10 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
         uint8_t *place = n == BLOCK ? to : codes;
         floats y = plus(scale(load_ints(acc), multiplier), offset);
         if (s) {
-            y = plus(y, tabled ? look_up(s->table, s->count, k) : scale(load_codes(k), s->slope));
+            const uint8_t *at = k;
+            if (tabled && n < BLOCK) /* what lies behind the last code may be none that the table has */
+                at = memcpy(beside, k, (size_t)n);
+            y = plus(y, tabled ? look_up(s->table, s->count, at) : scale(load_codes(at), s->slope));
             k += k_row;
         }
         if (bounded)
