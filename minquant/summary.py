@@ -77,12 +77,11 @@ def input_quantizers(model):
             return name
         if isinstance(layer, Weighted):
             found[name] = before
-        if isinstance(layer, Sequential):
-            for child_name, child in layer.children.items():
-                before = walk(child, join(name, child_name), before)
-        elif layer.is_container():  # its children are branches that all read what it reads
-            before = [walk(child, join(name, child_name), before) for child_name, child in layer.children.items()][0]
-        return before
+            return before
+        behind = before
+        for child_name, child in layer.children.items():
+            behind = walk(child, join(name, child_name), behind if isinstance(layer, Sequential) else before)
+        return behind  # of branches, which all read what their container reads, that of the last
 
     walk(model, "", None)
     return found

@@ -67,20 +67,12 @@ def test_long_lines_of_sums_that_two_additions_read_are_settled_to_their_end(isa
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_pixels_that_are_computed_side_by_side_give_the_oracles_integers(isa, monkeypatch):
+@pytest.mark.parametrize("make", [few_channels, side_by_side])
+def test_pixels_made_together_or_among_those_of_a_concatenation_give_the_oracles_integers(make, isa, monkeypatch):
     monkeypatch.setenv("MINQUANT_ISA", isa)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        program = few_channels(rng)
-        assert_equal_traces(program, rng.integers(0, 256, (2, *program.image_shape), dtype=np.uint8), 1 + seed % 2)
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_products_that_write_among_the_channels_of_a_concatenation_give_the_oracles_integers(isa, monkeypatch):
-    monkeypatch.setenv("MINQUANT_ISA", isa)
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        program = side_by_side(rng)
+        program = make(rng)
         pixels = rng.integers(0, 256, (1 + seed % 3, *program.image_shape), dtype=np.uint8)
         assert_equal_traces(program, pixels, 1 + seed % 2)
 
