@@ -29,6 +29,12 @@ def side_by_side(rng):
     return _Builder(rng, (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 3)))).side_by_side()
 
 
+def many_panels(rng):
+    """A Program of products by point of small images, to many channels: kernels may copy their rows side by side."""
+    size = int(rng.integers(1, 12))
+    return _Builder(rng, (size, int(rng.integers(1, 12)), 3)).many_panels()
+
+
 def pooled(rng, channels, size, stride):
     """A Program that takes the maxima of windows of its image."""
     return _Builder(rng, (7, 12, channels)).pooled(size, stride)
@@ -90,6 +96,21 @@ class _Builder:
         if shortcuts and self.rng.random() < 0.3:
             return self.add(sums, int(self.rng.choice(shortcuts)))
         return self.requantize(sums)
+
+    def many_panels(self):
+        tensor = self.emit(QuantizeInput("input", (0,), self.rng.integers(0, 16, (3, 256), dtype=np.uint8)))
+        tensor = self.by_point(tensor, 16 * int(self.rng.integers(1, 9)), kernel=3)
+        for _ in range(3):
+            tensor = self.by_point(tensor, int(self.rng.integers(97, 170)))
+        return self.finished()
+
+    def by_point(self, tensor, outputs, kernel=1):
+        shape = (kernel, kernel, self.tensors[tensor].shape[2], outputs)
+        stride = int(self.rng.integers(1, 3)) if kernel == 1 else 1
+        sums = self.emit(Convolution(self.name("conv"), **self.weights(tensor, shape), stride=stride,
+                                     padding=kernel // 2, groups=1))
+        shortcuts = self.of_kind("codes", self.tensors[sums].shape)
+        return self.add(sums, int(self.rng.choice(shortcuts))) if shortcuts else self.requantize(sums)
 
     def pooled(self, size, stride):
         table = self.rng.permuted(np.tile(np.arange(256, dtype=np.uint8), (self.tensors[0].shape[2], 1)), axis=1)

@@ -14,7 +14,7 @@ from minquant import check, kernels
 from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import few_channels, near_ties, pooled, random_program, side_by_side
+from tests.random_programs import few_channels, many_panels, near_ties, pooled, random_program, side_by_side
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -75,6 +75,16 @@ def test_pixels_made_together_or_among_those_of_a_concatenation_give_the_oracles
         program = make(rng)
         pixels = rng.integers(0, 256, (1 + seed % 3, *program.image_shape), dtype=np.uint8)
         assert_equal_traces(program, pixels, 1 + seed % 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_of_small_images_that_lie_side_by_side_give_the_oracles_integers(isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        program = many_panels(rng)
+        pixels = rng.integers(0, 256, ((1, 3, 18)[seed % 3], *program.image_shape), dtype=np.uint8)
+        assert_equal_traces(program, pixels, 1 + seed // 3 % 2)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -65,6 +65,7 @@ static int run_image(const void *context, int image, int thread)
                          .line = s->stride_h * line,
                          .rows = (int)rows,
                          .run_rows = s->out_w,
+                         .images = 1,
                          .offsets = offsets,
                          .start = job->start[g],
                          .q = job->options->q,

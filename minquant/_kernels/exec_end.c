@@ -103,12 +103,14 @@ void exec_end_rows(const exec_end *end, const int_sums *s)
     int codes = end->op && end->op->kind != EXEC_LOGITS;
     for (int r = 0; r < s->rows; r += codes ? END_ROWS : 1) {
         const int32_t *acc = s->acc + (ptrdiff_t)r * s->pitch;
-        ptrdiff_t place = s->run * end->out_line + (s->row + r) * end->out_row + s->first;
+        ptrdiff_t place =
+            s->image * end->out_image + s->run * end->out_line + (s->row + r) * end->out_row + s->first;
         if (!codes) {
             store_row(end, acc, s->first, s->columns, place);
             continue;
         }
-        ptrdiff_t beside = s->run * end->shortcut_line + (s->row + r) * end->shortcut_row + s->first;
+        ptrdiff_t beside = s->image * end->shortcut_image + s->run * end->shortcut_line +
+                           (s->row + r) * end->shortcut_row + s->first;
         int_ending e = {.acc = acc,
                         .k = end->shortcut ? end->shortcut + beside : NULL,
                         .to = (uint8_t *)end->out + place,
@@ -137,7 +139,10 @@ exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image)
     const exec *e = b->e;
     const exec_op *op = e->net->ops + (s->ending < 0 ? s->op : s->ending);
     ptrdiff_t size = (ptrdiff_t)op->height * op->width * op->channels, before = (b->first + image) * size;
-    exec_end end = {.isa = e->isa, .out_row = op->channels, .out_line = (ptrdiff_t)op->width * op->channels};
+    exec_end end = {.isa = e->isa,
+                    .out_row = op->channels,
+                    .out_line = (ptrdiff_t)op->width * op->channels,
+                    .out_image = size};
     if (s->ending >= 0) {
         end.op = op;
         end.made = e->made + s->ending;
@@ -151,12 +156,14 @@ exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image)
     else {
         const exec_tensor *t = e->tensors + s->output;
         end.out = exec_at(b, s->output, image);
+        end.out_image = t->image / t->element;
         end.out_line = t->line / t->element;
         end.out_row = t->pitch;
     }
     if (s->shortcut >= 0) {
         const exec_tensor *t = e->tensors + s->shortcut;
         end.shortcut = exec_at(b, s->shortcut, image);
+        end.shortcut_image = t->image;
         end.shortcut_line = t->line;
         end.shortcut_row = t->channels;
     }

@@ -3,8 +3,7 @@
 #include "exec_plan.h"
 #include <string.h>
 
-#define BATCH_BYTES (1 << 19) /* of activations that are worked on together: part of a second-level cache */
-#define MOST_IMAGES 16
+#define BATCH_BYTES (1 << 20) /* of activations that are worked on together: part of a second-level cache */
 
 void *exec_take(exec_block *b, size_t bytes)
 {
@@ -247,6 +246,6 @@ exec *exec_init(const exec_network *net, const int_isa *isa, void *memory)
             set_offsets(e, e->steps + i);
     }
     e->most = (int)(BATCH_BYTES / (e->image_bytes + 1));
-    e->most = e->most < 1 ? 1 : e->most > MOST_IMAGES ? MOST_IMAGES : e->most;
+    e->most = e->most < 1 ? 1 : e->most > EXEC_MOST_IMAGES ? EXEC_MOST_IMAGES : e->most;
     return e;
 }

@@ -21,7 +21,7 @@ static void depthwise_line(const exec_batch *b, const exec_step *s, int image, i
         ->depthwise(&taps, op->width, from + y * op->stride * x->line, (ptrdiff_t)op->stride * x->channels,
                     closes ? &end.made->q : NULL, out, 0);
     if (!closes)
-        exec_end_rows(&end, &(int_sums){scratch, op->width, op->channels, op->channels, 0, y, 0});
+        exec_end_rows(&end, &(int_sums){scratch, op->width, op->channels, op->channels, 0, 0, y, 0});
 }
 
 /* A convolution or linear operation whose levels span more than 8 bits. */
@@ -49,7 +49,7 @@ static void loops_line(const exec_batch *b, const exec_step *s, int image, int y
                     acc[n] += level * op->levels[int_code(&codes, tap * each + c, n)];
                 }
         }
-        exec_end_rows(&end, &(int_sums){acc, 1, op->channels, op->channels, 0, y, col});
+        exec_end_rows(&end, &(int_sums){acc, 1, op->channels, op->channels, 0, 0, y, col});
     }
 }
 
@@ -81,7 +81,7 @@ static void sum_pool_line(const exec_batch *b, const exec_step *s, int image, in
             else
                 sum_levels(op, pixel, x->channels, sums);
         }
-        exec_end_rows(&end, &(int_sums){sums, 1, x->channels, x->channels, 0, y, col});
+        exec_end_rows(&end, &(int_sums){sums, 1, x->channels, x->channels, 0, 0, y, col});
     }
 }
 
@@ -201,7 +201,7 @@ static void end_line(const exec_batch *b, const exec_step *s, int image, int y)
     exec_end end = exec_end_of(b, s, image);
     const int32_t *acc = (const int32_t *)(const void *)(exec_at(b, s->input, image) + y * x->line);
     if (end.out)
-        exec_end_rows(&end, &(int_sums){acc, x->width, x->channels, x->channels, 0, y, 0});
+        exec_end_rows(&end, &(int_sums){acc, x->width, x->channels, x->channels, 0, 0, y, 0});
 }
 
 void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch)

@@ -19,6 +19,8 @@ typedef struct {
     ptrdiff_t place;         /* bytes of the arena before it, for every image of a batch */
 } exec_tensor;
 
+#define EXEC_MOST_IMAGES 16 /* that are taken through the steps together */
+
 enum { AS_PRODUCT, AS_DEPTHWISE, AS_LOOPS }; /* how a product is computed */
 
 /* What is made of one operation when a network is prepared. */
@@ -91,7 +93,7 @@ typedef struct {
     const int_isa *isa;
     void *out;
     const uint8_t *shortcut;
-    ptrdiff_t out_line, out_row, shortcut_line, shortcut_row; /* elements */
+    ptrdiff_t out_row, out_line, out_image, shortcut_row, shortcut_line, shortcut_image; /* elements */
 } exec_end;
 double exec_value(const exec_op *op, double acc, int column, int columns); /* its float64 expression */
 int exec_end_is_cheap(const exec_op *op, const exec_made *made);

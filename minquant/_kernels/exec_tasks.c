@@ -6,9 +6,8 @@
 
 static void end_product(const int_product *p, const int_sums *sums) { exec_end_rows(p->context, sums); }
 
-/* The product of one image and group of a convolution, or of all images of a linear step. */
-static int_product product_of(const exec_batch *b, const exec_step *s, const exec_end *end, int image,
-                              int group)
+/* The product of one group of a convolution, or of a linear step. */
+static int_product product_of(const exec_batch *b, const exec_step *s, const exec_end *end, int group)
 {
     const exec *e = b->e;
     const exec_op *op = e->net->ops + s->op;
@@ -16,17 +15,20 @@ static int_product product_of(const exec_batch *b, const exec_step *s, const exe
     const exec_tensor *x = e->tensors + s->input;
     int groups = s->kind == EXEC_LINEAR ? 1 : op->groups, pixels = m->pixels;
     int_product p = {.w = m->weights[group],
-                     .a = exec_at(b, s->input, image) + group * (x->channels / groups),
+                     .a = exec_at(b, s->input, 0) + group * (x->channels / groups),
                      .row = (ptrdiff_t)pixels * op->stride * x->channels,
                      .line = op->stride * x->line,
+                     .image = x->image,
                      .rows = op->height * op->width / pixels,
                      .run_rows = op->width / pixels,
+                     .images = b->images,
                      .offsets = m->offsets,
-                     .start = m->start[group],
+                     .start = m->zero == m->weights[group]->centre ? NULL : m->start[group],
                      .first = group * (op->channels / groups),
                      .out = end->out,
+                     .out_row = end->out_row,
                      .out_line = end->out_line,
-                     .out_row = end->out_row};
+                     .out_image = end->out_image};
     if (s->kind == EXEC_CONVOLUTION)
         p.a -= op->padding * (x->line + x->channels);
     if (end->op && exec_end_is_cheap(end->op, end->made))
@@ -61,38 +63,34 @@ static void in_even_runs(int_product *p, exec_end *end, int rows)
     end->shortcut_line = INT_RUN_ROWS * end->shortcut_row;
 }
 
-/* Of image `image`, or of the whole batch for a linear step: rows are images. */
-static int_product set_up(const exec_batch *b, const exec_step *s, exec_end *end, int image, int group)
+static int_product set_up(const exec_batch *b, const exec_step *s, exec_end *end, int group)
 {
     const exec *e = b->e;
-    *end = exec_end_of(b, s, image);
+    *end = exec_end_of(b, s, 0);
     end->out_row *= e->made[s->op].pixels;
-    int_product p = product_of(b, s, end, image, group);
-    if (s->kind == EXEC_LINEAR) {
-        p.row = e->tensors[s->input].image;
-        if (s->output >= 0 && exec_kind_of_ending(e, s) != EXEC_LOGITS)
-            end->out_row = e->tensors[s->output].image / e->tensors[s->output].element;
-        if (s->shortcut >= 0)
-            end->shortcut_row = e->tensors[s->shortcut].image;
-        p.out_row = end->out_row;
+    int_product p = product_of(b, s, end, group);
+    if (s->kind == EXEC_LINEAR) { /* rows are images */
+        p.row = p.image;
+        p.images = 1;
+        p.out_row = end->out_row = end->out_image;
+        end->shortcut_row = end->shortcut_image;
         in_even_runs(&p, end, b->images);
     } else if (lies_evenly(e, s))
         in_even_runs(&p, end, p.rows);
     return p;
 }
 
-/* Tasks of a product: those of the first image and group, then of the next. */
+/* Tasks of a product: those of the first group, then of the next. */
 static void product_tasks(const exec_batch *b, const exec_step *s, int threads, int first, int end,
                           void *scratch)
 {
-    int groups = s->kind == EXEC_LINEAR ? 1 : b->e->net->ops[s->op].groups, set = 0;
     exec_end ending;
-    int_product p = set_up(b, s, &ending, 0, 0);
+    int_product p = set_up(b, s, &ending, 0);
     int_split split = int_product_split(&p, threads);
-    for (int i = first; i < end; i++) {
-        if (i / split.tasks != set) {
-            set = i / split.tasks;
-            p = set_up(b, s, &ending, set / groups, set % groups);
+    for (int i = first, group = 0; i < end; i++) {
+        if (i / split.tasks != group) {
+            group = i / split.tasks;
+            p = set_up(b, s, &ending, group);
         }
         int_product_task(&p, split, i % split.tasks, scratch);
     }
@@ -155,9 +153,9 @@ static int proper_tasks(const exec_batch *b, const exec_step *s, int threads)
     if (!is_product(b->e, s))
         return b->images * parts_of(b->e, s, threads);
     exec_end end;
-    int_product p = set_up(b, s, &end, 0, 0);
+    int_product p = set_up(b, s, &end, 0);
     int tasks = int_product_split(&p, threads).tasks;
-    return s->kind == EXEC_LINEAR ? tasks : tasks * b->images * b->e->net->ops[s->op].groups;
+    return s->kind == EXEC_LINEAR ? tasks : tasks * b->e->net->ops[s->op].groups;
 }
 
 /* Logits that are not the network's last are computed for a tap only. */
@@ -198,10 +196,13 @@ size_t exec_step_scratch(const exec *e, const exec_step *s)
 {
     const exec_op *op = e->net->ops + s->op;
     if (is_product(e, s)) {
-        size_t most = 0;
-        int_product p = {.w = e->made[s->op].weights[0], .rows = INT32_MAX, .ending = end_product};
-        most = int_product_scratch(&p);
-        return most;
+        int pixels = op->height * op->width, is_linear = s->kind == EXEC_LINEAR; /* whose rows are images */
+        int_product p = {.w = e->made[s->op].weights[0],
+                         .rows = is_linear ? EXEC_MOST_IMAGES : pixels,
+                         .run_rows = is_linear ? EXEC_MOST_IMAGES : op->width,
+                         .images = is_linear ? 1 : EXEC_MOST_IMAGES,
+                         .ending = end_product};
+        return int_product_scratch(&p);
     }
     if (s->kind == EXEC_MAX_POOL) {
         const exec_tensor *x = e->tensors + s->input;

@@ -1,11 +1,14 @@
 /* Integer matrix products: cuts them into tasks and feeds tiles to the instruction set. */
-#include "gemm.h"
+#include "gemm_tiles.h"
 #include <string.h>
 
 #define CHUNK_BYTES (1 << 18) /* activations of a task: they stay in the second-level cache */
-#define MOST_ROWS 32          /* of a tile, on any instruction set */
+#define MOST_TASK_ROWS 512
+#define SUMS_BYTES (32 * INT_MAX_COLUMNS * sizeof(int32_t)) /* a tile has at most 32 rows */
+#define LEAST_PACKED 16                                     /* rows that pay for packing, with the panels */
+#define LEAST_PANELS 4                                      /* that read them */
 
-static const int32_t zeros[INT_MAX_COLUMNS];
+const int32_t int_zeros[INT_MAX_COLUMNS];
 
 void int_start(const int_weights *w, int shift, int32_t *start)
 {
@@ -14,67 +17,9 @@ void int_start(const int_weights *w, int shift, int32_t *start)
         start[n] = n < w->columns ? (int32_t)(0u - (uint32_t)shift * (uint32_t)w->sums[n]) : 0;
 }
 
-/* One task: the runs from `first` to before `end` times one panel. */
-typedef struct {
-    const int_product *p;
-    int first, end, column, width;
-    const uint8_t *panel;
-    uint8_t *scratch; /* for the decoded panel, then for accumulators */
-} task;
-
 static size_t decoded_bytes(const int_weights *w)
 {
     return (size_t)int_up((int)int_panel_codes(w, w->isa->columns), 64) * (w->wide ? 2 : 1);
-}
-
-/* Whether sums go through memory, because a tile cannot finish them itself. */
-static int by_way_of_sums(const int_product *p) { return p->ending || (p->q && !int_is_cheap(p->q)); }
-
-/* Sums that went through memory: what ends them, of the rows from `row` on of one run. */
-static void end_sums(const int_product *p, const int_sums *sums)
-{
-    if (p->ending) {
-        p->ending(p, sums);
-        return;
-    }
-    uint8_t *out = (uint8_t *)p->out + sums->run * p->out_line + sums->row * p->out_row + sums->first;
-    for (int r = 0; r < sums->rows; r++)
-        int_requantize(p->q, sums->acc + r * sums->pitch, sums->first, sums->columns, out + r * p->out_row);
-}
-
-/* The product of one tile: the rows from `row` on of a run; the second part may belong to the next run. */
-static void run_tile(const task *job, int_tile *t, int run, int row, int is_pair)
-{
-    const int_product *p = job->p;
-    int column = p->first + job->column;
-    ptrdiff_t place = run * p->out_line + row * p->out_row + column;
-    int_requantization q;
-    t->q = NULL;
-    t->a = p->a + run * p->line + row * p->row;
-    t->lower = is_pair ? p->line : t->upper * p->row;
-    if (by_way_of_sums(p)) {
-        int32_t *acc = (int32_t *)(void *)(job->scratch + decoded_bytes(p->w));
-        int upper = is_pair ? t->upper : t->rows;
-        t->out = acc;
-        t->out_row = job->width;
-        t->out_lower = t->upper * t->out_row;
-        p->w->isa->tile(t);
-        end_sums(p, &(int_sums){acc, upper, t->columns, job->width, column, run, row});
-        if (is_pair)
-            end_sums(p, &(int_sums){acc + t->out_lower, t->rows - upper, t->columns, job->width, column,
-                                    run + 1, row});
-        return;
-    }
-    t->out_lower = is_pair ? p->out_line : t->upper * p->out_row;
-    if (p->q) {
-        q = *p->q;
-        q.multiplier += column;
-        q.offset += column;
-        t->q = &q;
-        t->out = (uint8_t *)p->out + place;
-    } else
-        t->out = (int32_t *)p->out + place;
-    p->w->isa->tile(t);
 }
 
 static int needs_decoding(const int_weights *w, int rows)
@@ -82,93 +27,169 @@ static int needs_decoding(const int_weights *w, int rows)
     return (w->bits < 8 || w->wide) && rows > w->isa->fused_rows;
 }
 
-static int rows_before(const int_product *p, int run) { return int_min(run * p->run_rows, p->rows); }
+/* Whether the rows of a task are copied side by side: full tiles for many panels are worth it where every
+ * input is copied once. */
+static int is_packed(const int_product *p)
+{
+    const int_weights *w = p->w;
+    return int_min(p->run_rows, p->rows) <= w->isa->packs_up_to && p->images * p->rows >= LEAST_PACKED &&
+           int_panels(w) >= LEAST_PANELS && w->segments == 1 && w->padded == w->length;
+}
 
-static int rows_of(const int_product *p, int run) { return rows_before(p, run + 1) - rows_before(p, run); }
+/* Bytes from one packed row to the next: those of neighbours lie in different sets of the cache. */
+static ptrdiff_t packed_row(const int_weights *w)
+{
+    int bytes = int_up(w->length, 64);
+    return bytes % 512 ? bytes : bytes + 64;
+}
 
-static void run_task(const task *job)
+static void pack_rows(const int_product *p, int_run at, int rows, uint8_t *to)
+{
+    const ptrdiff_t size = packed_row(p->w);
+    for (; rows; rows -= at.rows, at = run_after(p, at))
+        for (int r = 0; r < at.rows; r++, to += size)
+            memcpy(to, p->a + input_of(p, at) + r * p->row, (size_t)p->w->length);
+}
+
+/* Memory of a task: a decoded panel, sums of a tile, packed rows. */
+typedef struct {
+    uint8_t *decoded, *sums, *rows;
+} task_memory;
+
+static task_memory lay_out(const int_weights *w, void *scratch)
+{
+    uint8_t *decoded = scratch, *sums = decoded + decoded_bytes(w);
+    return (task_memory){decoded, sums, sums + SUMS_BYTES};
+}
+
+/* What all tiles of a panel have in common. */
+static void describe_tile(const int_tiles *job, int width, const void *panel, int bits, void *sums,
+                          int_tile *t)
 {
     const int_product *p = job->p;
     const int_weights *w = p->w;
-    int rows = rows_before(p, job->end) - rows_before(p, job->first), group = w->isa->group;
-    int decoded = needs_decoding(w, rows), tiles = 0;
-    int_tile t = {.row = p->row,
-                  .offsets = p->offsets,
-                  .segments = w->segments,
-                  .weights = w,
-                  .w = job->panel,
-                  .tiles = &tiles,
-                  .start = p->start ? p->start + job->column : zeros,
-                  .bits = !decoded  ? w->bits
-                          : w->wide ? 16
-                                    : 8,
-                  .columns = int_min(job->width, w->columns - job->column),
-                  .groups = (decoded || w->bits == 8 ? int_up(w->length, group) : w->padded) / group,
-                  .out_row = p->out_row};
-    t.segment_bytes = (ptrdiff_t)w->padded * job->width * t.bits / 8;
-    if (decoded) {
-        w->isa->decode(w, job->panel, int_panel_codes(w, job->width), job->scratch);
-        t.w = job->scratch;
+    int inputs = bits >= 8 ? w->length : w->padded;
+    t->row = job->packed ? job->packed_row : p->row;
+    t->offsets = p->offsets;
+    t->segments = w->segments;
+    t->groups = (inputs + w->isa->group - 1) / w->isa->group;
+    t->w = panel;
+    t->segment_bytes = (ptrdiff_t)w->padded * width * bits / 8;
+    t->weights = w;
+    t->start = p->start ? p->start + job->column : int_zeros;
+    t->bits = bits;
+    t->columns = int_min(width, w->columns - job->column);
+    t->ends_in_memory = ends_in_memory(p);
+    t->q = p->q && !t->ends_in_memory ? &job->q : NULL;
+    t->out = t->ends_in_memory ? sums : NULL;
+    t->out_row = t->ends_in_memory ? width : p->out_row;
+    t->is_pair = 0;
+}
+
+/* The factors of a panel's columns. */
+static void take_factors(int_tiles *job)
+{
+    const int_product *p = job->p;
+    if (p->q) {
+        job->q = *p->q;
+        job->q.multiplier += p->first + job->column;
+        job->q.offset += p->first + job->column;
     }
-    int half = w->isa->rows / 2;
-    for (int run = job->first; run < job->end; run++) {
-        int length = rows_of(p, run);
-        if (w->isa->takes_pairs && length <= half && run + 1 < job->end && rows_of(p, run + 1) == length) {
-            t.rows = 2 * length;
-            t.upper = length;
-            run_tile(job, &t, run++, 0, 1);
-            continue;
-        }
-        int count = (length + w->isa->rows - 1) / w->isa->rows,
-            height = count ? (length + count - 1) / count : 0;
-        for (int i = 0; i < length; i += height) {
-            t.rows = int_min(height, length - i);
-            t.upper = int_min(t.rows, half);
-            run_tile(job, &t, run, i, 0);
-        }
+}
+
+static void run_tiles(int_tiles *job)
+{
+    const int_isa *isa = job->p->w->isa;
+    if (isa->tiles) {
+        isa->tiles(job);
+        return;
     }
-    if (tiles)
-        w->isa->release();
+    for (int_tile *t; (t = int_next_tile(job));) {
+        isa->tile(t);
+        if (t->ends_in_memory)
+            int_end_tile(job, t, t->out, (int)t->out_row);
+    }
+}
+
+/* Some rows times one panel. */
+static void run_panel(int_tiles *job, int panel, task_memory memory)
+{
+    const int_weights *w = job->p->w;
+    int width = int_panel_width(w, panel), bits = w->bits;
+    const uint8_t *from = w->panels + (size_t)panel * int_panel_codes(w, w->isa->columns) * (size_t)bits / 8;
+    if (needs_decoding(w, job->packed ? MOST_TASK_ROWS : job->left)) {
+        w->isa->decode(w, from, int_panel_codes(w, width), memory.decoded);
+        from = memory.decoded;
+        bits = w->wide ? 16 : 8;
+    }
+    job->column = panel * w->isa->columns;
+    take_factors(job);
+    describe_tile(job, width, from, bits, memory.sums, job->t);
+    if (job->takes_turns) /* a copy would wait until the first is written */
+        describe_tile(job, width, from, bits, memory.sums, job->t + 1);
+    run_tiles(job);
 }
 
 /* Runs of one task: enough rows to pay for decoding a panel, few enough to stay in the cache and for all
- * threads. */
+ * threads; about as many for every task. */
 static int runs_of_task(const int_product *p, int runs, int threads)
 {
-    int rows = int_min(CHUNK_BYTES / int_up(p->w->segments * p->w->length + 1, 1 << 8) + 64, 512);
-    int chunk = (rows + p->run_rows - 1) / p->run_rows;
-    while (chunk > 1 && chunk * p->run_rows > 64 &&
-           (runs + chunk - 1) / chunk * int_panels(p->w) < 2 * threads)
+    int row = is_packed(p) ? (int)packed_row(p->w) : (int)p->row;
+    int rows = int_min(CHUNK_BYTES / int_up(row + 1, 1 << 8) + 64, MOST_TASK_ROWS);
+    int each = int_min(p->run_rows, p->rows), chunk = (rows + each - 1) / each;
+    while (chunk > 1 && chunk * each > 64 && (runs + chunk - 1) / chunk * int_panels(p->w) < 2 * threads)
         chunk = (chunk + 1) / 2;
-    return chunk;
+    int tasks = (runs + chunk - 1) / chunk;
+    return (runs + tasks - 1) / tasks;
 }
 
 int_split int_product_split(const int_product *p, int threads)
 {
-    int runs = p->rows ? (p->rows + p->run_rows - 1) / p->run_rows : 0;
-    int chunk = runs ? runs_of_task(p, runs, threads) : 1;
-    return (int_split){chunk, (runs + chunk - 1) / chunk * int_panels(p->w)};
+    int runs = runs_of_image(p) * p->images, chunk = runs ? runs_of_task(p, runs, threads) : 1;
+    int chunks = (runs + chunk - 1) / chunk, panels = int_panels(p->w), each = 1;
+    if (threads == 1 && panels)
+        each = panels;
+    else if (is_packed(p)) /* once for all panels of a task */
+        each = (panels + 2 * threads - 1) / (2 * threads);
+    return (int_split){chunk, each, chunks * ((panels + each - 1) / each)};
 }
 
 size_t int_product_scratch(const int_product *p)
 {
-    if (!needs_decoding(p->w, p->rows) && !by_way_of_sums(p))
+    const int_weights *w = p->w;
+    if (!needs_decoding(w, p->rows * p->images) && !ends_in_memory(p) && !is_packed(p))
         return 0;
-    return decoded_bytes(p->w) + MOST_ROWS * INT_MAX_COLUMNS * sizeof(int32_t);
+    size_t rows = (size_t)(CHUNK_BYTES + (64 + p->run_rows) * packed_row(w));
+    return decoded_bytes(w) + SUMS_BYTES + (is_packed(p) ? rows : 0);
+}
+
+/* Rows of `count` runs from run `first` on. */
+static int rows_between(const int_product *p, int first, int count)
+{
+    int runs = runs_of_image(p), ends = (first + count) / runs - first / runs;
+    return count * p->run_rows - ends * (runs * p->run_rows - p->rows);
 }
 
 void int_product_task(const int_product *p, int_split split, int i, void *scratch)
 {
     const int_weights *w = p->w;
-    int runs = (p->rows + p->run_rows - 1) / p->run_rows, panels = int_panels(w);
-    int panel = i % panels, first = i / panels * split.chunk;
-    size_t panel_bytes = int_panel_codes(w, w->isa->columns) * (size_t)w->bits / 8;
-    task job = {.p = p,
-                .first = first,
-                .end = int_min(first + split.chunk, runs),
-                .column = panel * w->isa->columns,
-                .width = int_panel_width(w, panel),
-                .panel = w->panels + (size_t)panel * panel_bytes,
-                .scratch = scratch};
-    run_task(&job);
+    int runs = runs_of_image(p), panels = int_panels(w), parts = (panels + split.panels - 1) / split.panels;
+    int panel = i % parts * split.panels, first = i / parts * split.chunk;
+    int count = int_min(split.chunk, runs * p->images - first);
+    task_memory memory = lay_out(w, scratch);
+    int_run at = run_at(p, first / runs, first % runs);
+    int rows = rows_between(p, first, count), packed = is_packed(p);
+    int_tiles job;
+    job.p = p;
+    job.turn = 0;
+    job.takes_turns = w->isa->tiles != NULL;
+    if (packed) {
+        job.packed_row = packed_row(w);
+        pack_rows(p, at, rows, memory.rows);
+    }
+    for (int end = int_min(panel + split.panels, panels); panel < end; panel++) {
+        int_start_tiles(&job, at, rows);
+        job.packed = packed ? memory.rows : NULL;
+        run_panel(&job, panel, memory);
+    }
 }

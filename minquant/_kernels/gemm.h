@@ -5,34 +5,35 @@
 
 #define INT_RUN_ROWS 112 /* of a matrix product: whole tiles of every instruction set */
 
-/* Sums of a tile on their way to what ends them: `rows` rows from row `row` of run `run`, `columns` columns
- * from column `first`; rows of acc lie `pitch` apart. */
+/* Sums of a tile on their way to what ends them: `rows` rows from row `row` of run `run` of an image,
+ * `columns` columns from column `first`; rows of acc lie `pitch` apart. */
 typedef struct {
     const int32_t *acc;
-    int rows, columns, pitch, first, run, row;
+    int rows, columns, pitch, first, image, run, row;
 } int_sums;
 
-/* Rows come in runs of `run_rows` that lie `row` bytes apart; run r begins at a + r * line. Its results begin
- * at out + r * out_line, those of its row i out_row * i further on; both count elements of out. */
+/* The `rows` rows of an image come in runs of `run_rows` that lie `row` bytes apart; run r begins at a + r *
+ * line, those of the next image `image` bytes further on. The results of run r begin at out + r * out_line,
+ * those of its row i out_row * i further on; all of them count elements of out. */
 typedef struct int_product int_product;
 struct int_product {
     const int_weights *w;
     const uint8_t *a;
-    ptrdiff_t row, line;
-    int rows, run_rows;
+    ptrdiff_t row, line, image;
+    int rows, run_rows, images;
     const ptrdiff_t *offsets; /* of the segments of a row */
     const int32_t *start;     /* per column; NULL: zeros */
     const int_requantization *q;
     int first; /* column of q and out that column 0 of w is */
     void *out;
-    ptrdiff_t out_line, out_row;
+    ptrdiff_t out_row, out_line, out_image;
     void (*ending)(const int_product *p, const int_sums *sums); /* instead of q, or NULL */
     const void *context;                                        /* what the ending needs besides */
 };
 
 /* A product in tasks that may run at the same time, each with its own scratch memory, 64-byte aligned. */
 typedef struct {
-    int chunk, tasks; /* runs of a task; number of tasks */
+    int chunk, panels, tasks; /* runs and panels of a task; number of tasks */
 } int_split;
 int_split int_product_split(const int_product *p, int threads);
 size_t int_product_scratch(const int_product *p);

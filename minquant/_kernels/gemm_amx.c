@@ -19,20 +19,20 @@
 #define ROWS (2 * HALF)
 /* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
 #define LEAST_ROWS 4
-#define LEAST_WORK 600
+#define LEAST_WORK 500
 #include "gemm_avx512.h"
 
 /* Tiles: 0, 1: sums of the upper rows; 2, 3: of the lower; 4, 5: upper and lower rows of activations; 6, 7:
  * left and right columns of weights. */
 
 /* For so many rows and groups; loading takes longer than a small product, so only where they change. */
-ALWAYS void configure(int *tiles, int upper, int lower, int groups)
+ALWAYS void configure(int *loaded, int upper, int lower, int groups)
 {
     tile_shapes c = {.palette = 1};
     int shape = upper << 16 | lower << 8 | groups;
-    if (*tiles == shape)
+    if (*loaded == shape)
         return;
-    *tiles = shape;
+    *loaded = shape;
     for (int i = 0; i < 8; i++) {
         int is_lower = i == 2 || i == 3 || i == 5, is_weights = i >= 6;
         int rows = is_weights ? groups : !is_lower ? upper : lower ? lower : 1; /* no tile may be empty */
@@ -67,47 +67,61 @@ ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int 
     }
 }
 
-typedef int32_t sums[ROWS][2 * HALF];
-
-#define MOVE_SUMS(how, to)                           \
-    do {                                             \
-        how(0, &(to)[0][0], sizeof *(to));           \
-        if (wide)                                    \
-            how(1, &(to)[0][HALF], sizeof *(to));    \
-        if (tall)                                    \
-            how(2, &(to)[HALF][0], sizeof *(to));    \
-        if (tall && wide)                            \
-            how(3, &(to)[HALF][HALF], sizeof *(to)); \
+/* Between tiles 0 to 3 and memory: the lower rows behind the upper ones. */
+#define MOVE_SUMS(how, to)                               \
+    do {                                                 \
+        how(0, &(to)[0][0], sizeof *(to));               \
+        if (wide)                                        \
+            how(1, &(to)[0][HALF], sizeof *(to));        \
+        if (tall)                                        \
+            how(2, &(to)[t->upper][0], sizeof *(to));    \
+        if (tall && wide)                                \
+            how(3, &(to)[t->upper][HALF], sizeof *(to)); \
     } while (0)
 
-/* A segment is equal parts, as few as there may be, and a rest that is shorter. */
-ALWAYS void product(const int_tile *t, int tall, int wide, int32_t (*to)[2 * HALF])
+/* Sums begin as `start`, which every row of a tile loads. */
+ALWAYS void begin(const int_tile *t, int tall, int wide)
+{
+    if (t->start == int_zeros) {
+        ZERO_TILE(0);
+        ZERO_TILE(1);
+        ZERO_TILE(2);
+        ZERO_TILE(3);
+        return;
+    }
+    LOAD_TILE(0, t->start, 0);
+    if (wide)
+        LOAD_TILE(1, t->start + HALF, 0);
+    if (tall)
+        LOAD_TILE(2, t->start, 0);
+    if (tall && wide)
+        LOAD_TILE(3, t->start + HALF, 0);
+}
+
+/* Leaves the sums in tiles 0 to 3; `to` is memory for them. A segment is equal parts, as few as there may be,
+ * and a rest that is shorter. Sums begin as `start`, which every row of a tile loads. */
+ALWAYS void product(const int_tile *t, int tall, int wide, int *loaded, int32_t (*to)[2 * HALF])
 {
     int parts = (t->groups + HALF - 1) / HALF, groups = (t->groups + parts - 1) / parts;
     int steps = t->groups / groups, rest = t->groups % groups;
-    configure(t->tiles, t->upper, t->rows - t->upper, groups);
-    ZERO_TILE(0);
-    ZERO_TILE(1);
-    ZERO_TILE(2);
-    ZERO_TILE(3);
+    configure(loaded, t->upper, t->rows - t->upper, groups);
+    begin(t, tall, wide);
     add_groups(t, 0, groups, steps, tall, wide);
-    MOVE_SUMS(STORE_TILE, to);
     if (rest) {
-        configure(t->tiles, t->upper, t->rows - t->upper, rest);
+        MOVE_SUMS(STORE_TILE, to);
+        configure(loaded, t->upper, t->rows - t->upper, rest);
         MOVE_SUMS(LOAD_TILE, to);
         add_groups(t, groups * steps, rest, 1, tall, wide);
-        MOVE_SUMS(STORE_TILE, to);
     }
 }
 
 /* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. */
-ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], vec start, __m512 multiplier, __m512 offset,
-                      __m512 top)
+ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512 offset, __m512 top)
 {
     vec rows[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        __m512 y = _mm512_cvtepi32_ps(_mm512_add_epi32(load(from[i]), start));
+        __m512 y = _mm512_cvtepi32_ps(load(from[i]));
         y = _mm512_min_ps(_mm512_add_ps(_mm512_mul_ps(y, multiplier), offset), top);
         rows[i] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
@@ -119,7 +133,7 @@ ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], vec start, __m512 multipl
 }
 
 /* Stores the first rows, a multiple of 4, of 16 columns as codes; returns how many. */
-ALWAYS int store_fours(const int_tile *t, int rows, int column, vec start, const int32_t (*from)[2 * HALF])
+ALWAYS int store_fours(const int_tile *t, int rows, int column, const int32_t (*from)[2 * HALF])
 {
     __m512 multiplier = _mm512_loadu_ps(t->q->multiplier + column),
            offset = _mm512_loadu_ps(t->q->offset + column), top = _mm512_set1_ps((float)t->q->top);
@@ -127,7 +141,7 @@ ALWAYS int store_fours(const int_tile *t, int rows, int column, vec start, const
     ptrdiff_t out_row = t->out_row;
     int row = 0;
     for (; row + 4 <= rows; row += 4, to += 4 * out_row) {
-        vec codes = four_codes(from + row, start, multiplier, offset, top);
+        vec codes = four_codes(from + row, multiplier, offset, top);
         _mm_storeu_si128((__m128i *)(void *)to, _mm512_castsi512_si128(codes));
         _mm_storeu_si128((__m128i *)(void *)(to + out_row), _mm512_extracti32x4_epi32(codes, 1));
         _mm_storeu_si128((__m128i *)(void *)(to + 2 * out_row), _mm512_extracti32x4_epi32(codes, 2));
@@ -139,63 +153,111 @@ ALWAYS int store_fours(const int_tile *t, int rows, int column, vec start, const
 static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HALF])
 {
     for (int column = 0; column < t->columns; column += HALF) {
-        vec start = load(t->start + column);
         const int32_t(*first)[2 * HALF] = (const int32_t(*)[2 * HALF])(const void *)(&from[0][column]);
-        int row = t->q && t->columns - column >= HALF ? store_fours(t, rows, column, start, first) : 0;
+        int row = t->q && t->columns - column >= HALF ? store_fours(t, rows, column, first) : 0;
         for (; row < rows; row++)
-            store(t, row, column, _mm512_add_epi32(load(&from[row][column]), start));
+            store(t, row, column, load(&from[row][column]));
     }
 }
 
-/* The rows from row `first` on, as a tile of their own. */
-static int_tile part(const int_tile *whole, int first, int rows)
+static void multiply(const int_tile *t, int *loaded, int32_t (*to)[2 * HALF])
 {
-    int_tile t = *whole;
-    int is_lower = first >= whole->upper, ahead = is_lower ? first - whole->upper : first;
-    ptrdiff_t place = (is_lower ? whole->out_lower : 0) + ahead * whole->out_row;
-    t.rows = rows;
-    t.a = whole->a + (is_lower ? whole->lower : 0) + ahead * whole->row;
-    t.out = (uint8_t *)whole->out + place * (ptrdiff_t)(t.q ? 1 : sizeof(int32_t));
-    return t;
-}
-
-static void multiply(const int_tile *t)
-{
-    sums to __attribute__((aligned(64)));
     int is_tall = t->rows > t->upper, is_wide = t->columns > HALF;
     if (is_tall && is_wide)
-        product(t, 1, 1, to);
+        product(t, 1, 1, loaded, to);
     else if (is_tall)
-        product(t, 1, 0, to);
+        product(t, 1, 0, loaded, to);
     else if (is_wide)
-        product(t, 0, 1, to);
+        product(t, 0, 1, loaded, to);
     else
-        product(t, 0, 0, to);
-    store_rows(t, t->upper, to);
-    if (is_tall) {
-        int_tile lower = part(t, t->upper, t->rows - t->upper);
-        store_rows(&lower, lower.rows, to + HALF);
-    }
+        product(t, 0, 0, loaded, to);
 }
 
-/* The same product in tiles of the instruction set that has the same panels. */
-static void multiply_vectors(const int_tile *whole)
+static void keep_sums(const int_tile *t, int32_t (*to)[2 * HALF])
 {
-    for (int row = 0; row < whole->rows;) {
-        int end = row < whole->upper ? whole->upper : whole->rows;
-        int_tile t = part(whole, row, int_min(VNNI_ROWS, end - row));
-        int_isa_avx512vnni->tile(&t);
-        row += t.rows;
+    int tall = t->rows > t->upper, wide = t->columns > HALF;
+    MOVE_SUMS(STORE_TILE, to);
+}
+
+/* Bytes from out to row `row`. */
+static ptrdiff_t place_of(const int_tile *t, int row)
+{
+    ptrdiff_t elements = row < t->upper ? row * t->out_row : t->out_lower + (row - t->upper) * t->out_row;
+    return elements * (t->q ? 1 : (ptrdiff_t)sizeof(int32_t));
+}
+
+static void finish_pieces(const int_tiles *job, int_tile *t, const int32_t (*from)[2 * HALF])
+{
+    for (int_piece i = int_first_piece(t); i.rows; from += i.rows, i = int_next_piece(job, i)) {
+        t->out = int_out(job, i.run, i.row);
+        store_rows(t, i.rows, from);
     }
 }
 
-static void tile(const int_tile *t)
+static void finish(const int_tiles *job, int_tile *t, const int32_t (*from)[2 * HALF])
+{
+    if (t->ends_in_memory)
+        int_end_tile(job, t, from[0], 2 * HALF);
+    else if (!t->out)
+        finish_pieces(job, t, from);
+    else {
+        store_rows(t, t->upper, from);
+        t->out = (uint8_t *)t->out + place_of(t, t->upper);
+        store_rows(t, t->rows - t->upper, from + t->upper);
+    }
+}
+
+/* The same product in tiles of the instruction set that has the same panels, as equal as they can be. The
+ * tile is changed in place: a copy would wait for the fields that int_next_tile has just written. */
+static void multiply_vectors(const int_tiles *job, int_tile *t)
+{
+    const uint8_t *a = t->a;
+    uint8_t *out = t->out;
+    int rows = t->rows, first = 0, end = t->is_pair ? t->upper : rows;
+    for (; first < rows; first = end, end = rows) {
+        int count = (end - first + VNNI_ROWS - 1) / VNNI_ROWS, height = (end - first + count - 1) / count;
+        for (int row = first; row < end; row += height) {
+            t->a = a + (row < t->upper ? row * t->row : t->lower + (row - t->upper) * t->row);
+            t->out = out + place_of(t, row);
+            t->rows = int_min(height, end - row);
+            int_isa_avx512vnni->tile(t);
+        }
+    }
+    t->rows = rows;
+    t->out = out;
+    if (t->ends_in_memory)
+        int_end_tile(job, t, t->out, (int)t->out_row);
+}
+
+static int is_worth_tiles(const int_tile *t)
 {
     int vectors = t->segments * t->groups * (t->columns > HALF ? 2 : 1);
-    if (t->bits == 8 && t->rows >= LEAST_ROWS && t->rows * vectors >= LEAST_WORK)
-        multiply(t);
-    else
-        multiply_vectors(t);
+    return !t->out || (t->bits == 8 && t->rows >= LEAST_ROWS && t->rows * vectors >= LEAST_WORK);
+}
+
+/* A tile is finished while the products of the next one are on their way. */
+static void tiles(int_tiles *job)
+{
+    int32_t sums[2][ROWS][2 * HALF] __attribute__((aligned(64)));
+    int_tile *waiting = NULL;
+    int loaded = 0, turn = 0;
+    for (int_tile *t; (t = int_next_tile(job));) {
+        int is_worth = is_worth_tiles(t);
+        if (is_worth)
+            multiply(t, &loaded, sums[turn]);
+        if (waiting)
+            finish(job, waiting, (const int32_t(*)[2 * HALF]) sums[!turn]);
+        if (is_worth)
+            keep_sums(t, sums[turn]);
+        else
+            multiply_vectors(job, t);
+        waiting = is_worth ? t : NULL;
+        turn = !turn;
+    }
+    if (waiting)
+        finish(job, waiting, (const int32_t(*)[2 * HALF]) sums[!turn]);
+    if (loaded)
+        release_tiles();
 }
 
 static void decode(const int_weights *w, const uint8_t *from, size_t codes, void *to)
@@ -207,6 +269,7 @@ static const int_isa isa = {.name = "amx",
                             .rate = 800,
                             .rows = ROWS,
                             .takes_pairs = 1,
+                            .packs_up_to = 10,
                             .columns = 2 * HALF,
                             .narrow = HALF,
                             .group = 4,
@@ -214,8 +277,7 @@ static const int_isa isa = {.name = "amx",
                             .fused_rows = VNNI_FUSED_ROWS,
                             .widest_product = INT_MAX_PRODUCT,
                             .decode = decode,
-                            .tile = tile,
-                            .release = release_tiles,
+                            .tiles = tiles,
                             .loops = &int_loops_avx512vnni,
                             .floats = &codebook_isa_avx512vnni};
 const int_isa *const int_isa_amx = &isa;

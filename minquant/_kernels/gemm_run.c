@@ -87,6 +87,7 @@ int int_gemm(const int_weights *w, int m, const uint8_t *a, ptrdiff_t row, void 
                      .line = INT_RUN_ROWS * row,
                      .rows = m,
                      .run_rows = INT_RUN_ROWS,
+                     .images = 1,
                      .offsets = no_offset,
                      .start = start,
                      .q = options->q,

@@ -4,6 +4,11 @@
 #define MINQUANT_INT_ISA_H
 #include "int.h"
 
+/* A run of rows of a product (gemm.h). */
+typedef struct {
+    int image, run, rows;
+} int_run;
+
 /* One tile of a product: `rows` rows of activations times one panel of weights. Those from row `upper` on lie
  * elsewhere where the instruction set takes pairs of runs (gemm.h), else behind the others. */
 typedef struct {
@@ -16,13 +21,37 @@ typedef struct {
     const void *w;              /* panel of codes of `bits` bits, or decoded: 8 is int8, 16 is int16 */
     ptrdiff_t segment_bytes;    /* of the panel */
     const int_weights *weights; /* its table, its bounds */
-    const int32_t *start;       /* per column, added to the sums */
+    const int32_t *start;       /* per column, added to the sums; int_zeros where that is for nothing */
     int bits, rows, columns;
-    int *tiles;                  /* 0 at the start of a task; the instruction set may keep its state there */
     const int_requantization *q; /* already at the first column of the panel; NULL: int32 */
-    void *out;
-    ptrdiff_t out_row; /* elements */
+    void *out; /* NULL where the results of its rows lie apart: a packed tile, which int_first_piece takes
+                  apart */
+    ptrdiff_t out_row;  /* elements */
+    int ends_in_memory; /* out is memory for sums alone, which int_end_tile ends */
+    int_run at;         /* the run of its first row, which is row `first` there */
+    int first, is_pair; /* whether row `upper` begins another run */
 } int_tile;
+
+extern const int32_t int_zeros[];
+
+/* The tiles of a task, handed out one after another; NULL behind the last. What int_next_tile points at is
+ * overwritten by the next call. */
+typedef struct int_tiles int_tiles;
+int_tile *int_next_tile(int_tiles *from);
+
+/* What ends the sums acc of a tile, `pitch` from row to row, where it ends in memory. */
+void int_end_tile(const int_tiles *from, const int_tile *t, const int32_t *acc, int pitch);
+
+/* The rows of a tile in pieces that lie in one run each; one without rows is behind the last. */
+typedef struct {
+    int_run run;
+    int row, rows, left; /* the first, in its run; how many; of this and all further pieces */
+} int_piece;
+int_piece int_first_piece(const int_tile *t);
+int_piece int_next_piece(const int_tiles *from, int_piece last);
+
+/* Where the result of a row of a run begins. */
+void *int_out(const int_tiles *from, int_run run, int row);
 
 /* A depthwise kernel: `count` taps, at byte offsets from the first input of an output pixel. */
 typedef struct {
@@ -74,6 +103,7 @@ struct int_isa {
     int rate;        /* multiply-adds of a thread in a nanosecond, about: what a second thread saves */
     int rows;        /* most rows of a tile */
     int takes_pairs; /* a tile may be two short runs of rows, one below the other */
+    int packs_up_to; /* rows of a run that are copied side by side with others, if many panels read them */
     int columns, narrow, group, vector;
     int fused_rows;     /* up to so many rows, codes are decoded in registers, beyond in a buffer */
     int centre;         /* activations are read as a - centre: 128 where the kernel takes int8, else 0 */
@@ -81,7 +111,7 @@ struct int_isa {
     int widest_product; /* products beyond +-this need panels of int16 (-1: always) */
     void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
     void (*tile)(const int_tile *t);
-    void (*release)(void); /* after a task that has left *tiles other than 0 */
+    void (*tiles)(int_tiles *from); /* all tiles of a task, or NULL: `tile` and int_end_tile for each */
     const int_loops *const *loops;
     const struct codebook_isa *const *floats; /* codebook.h */
 };

@@ -28,6 +28,7 @@ MARKER = "model.h"  # by which a folder that `write_project` made is known
 BOARD = Path(__file__).parent / "board"
 CORE = Path(_kernels.__file__).parent
 SOURCES = ("*.h", "int_requantize.c", "gemm*.c", "codebook_*.c", "ops_*.c", "exec_*.c", "dispatch.c")
+PACKED_BYTES = 1 << 18  # CHUNK_BYTES of gemm.c
 NOT_NEEDED = ("gemm_run.c", "ops_run.c", "train*")  # calls that allocate; training
 IMAGES = 8
 LINE = 110
@@ -105,7 +106,8 @@ def logits_hash(logits):
 
 class Memory(NamedTuple):
     """Bytes of static memory: `model` and `arena` of the plain C kernels with one thread, of it `thread` for that
-    thread; `wide_*`: how much more any kernels with vectors may need, whose panels have up to 64 columns."""
+    thread; `wide_*`: how much more any kernels with vectors may need, whose panels have up to 64 columns,
+    and which may pack rows."""
 
     model: int
     arena: int
@@ -117,7 +119,7 @@ class Memory(NamedTuple):
     def of(cls, program, table):
         """Measured by the executor for the plain C kernels; for vectors by what their panels are rounded up to."""
         built = executor.compiled().Executor(tuple(program.image_shape), table, "generic")
-        arena, panels, largest = built.arena_bytes(1, 1), 0, 0
+        arena, panels, largest, packed = built.arena_bytes(1, 1), 0, 0, 0
         for op in program.ops:
             if isinstance(op, Weighted):
                 groups = getattr(op, "groups", 1)
@@ -125,7 +127,9 @@ class Memory(NamedTuple):
                 depth = int(np.prod(op.shape[:-1])) + 64 * segments
                 panels += groups * depth * (op.shape[-1] // groups + 64)
                 largest = max(largest, 64 * depth)
-        return cls(built.nbytes, arena, built.arena_bytes(1, 2) - arena, panels, largest)
+                if len(op.shape) == 4 and op.shape[0] == 1:  # whose rows may be packed (gemm.c)
+                    packed = max(packed, PACKED_BYTES + 128 * (op.shape[2] + 128))
+        return cls(built.nbytes, arena, built.arena_bytes(1, 2) - arena, panels, largest + packed)
 
 
 def header(program, memory, images):
