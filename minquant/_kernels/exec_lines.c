@@ -2,26 +2,33 @@
 #include "exec_plan.h"
 #include <string.h>
 
-static void depthwise_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch)
+/* Lines of a depthwise convolution: all at once where it makes codes of its sums, else one after another. */
+static void depthwise_lines(const exec_batch *b, const exec_step *s, int image, int first, int end,
+                            void *scratch)
 {
     const exec *e = b->e;
     const exec_op *op = e->net->ops + s->op;
     const exec_made *m = e->made + s->op;
     const exec_tensor *x = e->tensors + s->input;
-    exec_end end = exec_end_of(b, s, image);
+    exec_end ending = exec_end_of(b, s, image);
     int_taps taps = {m->levels,    m->offsets,
                      m->start[0],  op->kernel_h * op->kernel_w,
                      op->channels, int_up(op->channels, INT_BLOCK)};
-    const uint8_t *from = exec_at(b, s->input, image) - op->padding * (x->line + x->channels);
     int closes = exec_kind_of_ending(e, s) == EXEC_REQUANTIZE;
-    void *out = scratch;
-    if (closes)
-        out = (uint8_t *)end.out + y * end.out_line;
-    (*e->isa->loops)
-        ->depthwise(&taps, op->width, from + y * op->stride * x->line, (ptrdiff_t)op->stride * x->channels,
-                    closes ? &end.made->q : NULL, out, 0);
-    if (!closes)
-        exec_end_rows(&end, &(int_sums){scratch, op->width, op->channels, op->channels, 0, 0, y, 0});
+    const uint8_t *from = exec_at(b, s->input, image) - op->padding * (x->line + x->channels);
+    int_lines lines = {.pixels = op->width,
+                       .lines = closes ? end - first : 1,
+                       .step = (ptrdiff_t)op->stride * x->channels,
+                       .x_line = op->stride * x->line,
+                       .out = closes ? (uint8_t *)ending.out + first * ending.out_line : scratch,
+                       .out_line = ending.out_line};
+    for (; first < end; first += lines.lines) {
+        lines.x = from + first * lines.x_line;
+        (*e->isa->loops)->depthwise(&taps, &lines, closes ? &ending.made->q : NULL);
+        if (!closes)
+            exec_end_rows(&ending,
+                          &(int_sums){scratch, op->width, op->channels, op->channels, 0, 0, first, 0});
+    }
 }
 
 /* A convolution or linear operation whose levels span more than 8 bits. */
@@ -204,15 +211,12 @@ static void end_line(const exec_batch *b, const exec_step *s, int image, int y)
         exec_end_rows(&end, &(int_sums){acc, x->width, x->channels, x->channels, 0, 0, y, 0});
 }
 
-void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch)
+static void run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch)
 {
     switch (s->kind) {
     case EXEC_CONVOLUTION:
     case EXEC_LINEAR:
-        if (b->e->made[s->op].form == AS_DEPTHWISE)
-            depthwise_line(b, s, image, y, scratch);
-        else
-            loops_line(b, s, image, y, scratch);
+        loops_line(b, s, image, y, scratch);
         break;
     case EXEC_SUM_POOL:
         sum_pool_line(b, s, image, y, scratch);
@@ -235,4 +239,13 @@ void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, vo
     default:
         end_line(b, s, image, y);
     }
+}
+
+void exec_run_lines(const exec_batch *b, const exec_step *s, int image, int first, int end, void *scratch)
+{
+    if (s->kind == EXEC_CONVOLUTION && b->e->made[s->op].form == AS_DEPTHWISE)
+        depthwise_lines(b, s, image, first, end, scratch);
+    else
+        for (; first < end; first++)
+            run_line(b, s, image, first, scratch);
 }

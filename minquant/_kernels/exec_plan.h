@@ -102,8 +102,8 @@ int exec_kind_of_ending(const exec *e, const exec_step *s); /* -1: none */
 exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image);
 
 #define EXEC_SHORT 8 /* bytes that a pooling moves at least */
-/* exec_lines.c: one line of an image, of a step that is no product of gemm.h. */
-void exec_run_line(const exec_batch *b, const exec_step *s, int image, int y, void *scratch);
+/* exec_lines.c: lines of an image, of a step that is no product of gemm.h. */
+void exec_run_lines(const exec_batch *b, const exec_step *s, int image, int first, int end, void *scratch);
 
 static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
 {

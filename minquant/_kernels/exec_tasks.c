@@ -176,8 +176,7 @@ static void run_lines(const exec_batch *b, const exec_step *s, int threads, int 
 {
     int parts = parts_of(b->e, s, threads), lines = lines_of(b->e, s), image = part / parts;
     part %= parts;
-    for (int y = lines * part / parts; y < lines * (part + 1) / parts; y++)
-        exec_run_line(b, s, image, y, scratch);
+    exec_run_lines(b, s, image, lines * part / parts, lines * (part + 1) / parts, scratch);
 }
 
 void exec_step_run(const exec_batch *b, const exec_step *s, int threads, int first, int end, void *scratch)

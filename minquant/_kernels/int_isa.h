@@ -61,6 +61,15 @@ typedef struct {
     int count, channels, pitch; /* pitch: channels up to a whole number of vectors */
 } int_taps;
 
+/* Lines of outputs of a depthwise convolution, channels side by side. */
+typedef struct {
+    int pixels, lines;
+    const uint8_t *x;       /* first input of the first output */
+    ptrdiff_t step, x_line; /* bytes to that of the next output, of the next line */
+    void *out;
+    ptrdiff_t out_line; /* elements to the next line: uint8 where they are requantized, else int32 */
+} int_lines;
+
 /* Up to 32 rows of sums of the channels first .. first + columns, on their way to codes, with the codes k of
  * a second operand or NULL. Whole vectors of acc and k are read. */
 typedef struct {
@@ -74,8 +83,7 @@ typedef struct {
 /* The operations that are loops over channels (ops_loops.h); `place`: elements of out before the pixel. */
 typedef struct {
     const char *name; /* of the instruction set */
-    void (*depthwise)(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
-                      const int_requantization *q, void *out, ptrdiff_t place);
+    void (*depthwise)(const int_taps *t, const int_lines *lines, const int_requantization *q);
     void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
     void (*add_pixel)(const uint8_t *x, int channels, int is_signed, int32_t *sums);
     /* Codes of sums, the ladder aside; bit r is 1 where a code of row r is in doubt. */

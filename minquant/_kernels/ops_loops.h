@@ -66,7 +66,7 @@ static inline void depthwise_block(const int_taps *t, int first, int n, const in
 }
 
 #ifdef HAS_DOT4
-#define LONG_LINE 8 /* pixels from which arranging the weights of a line pays */
+#define LEAST_OUTPUTS 8 /* for which arranging the weights pays */
 /* Whether the taps are three rows of three pixels side by side. */
 static int is_3x3(const int_taps *t)
 {
@@ -131,28 +131,37 @@ static void depthwise_3x3(const int_taps *t, int first, int n, int pixels, const
 }
 #endif
 
-static void depthwise(const int_taps *t, int pixels, const uint8_t *x, ptrdiff_t step,
-                      const int_requantization *q, void *out, ptrdiff_t place)
+/* The channels first .. first + n of a line, a tap after the other. */
+static void depthwise_taps(const int_taps *t, int first, int n, int pixels, const uint8_t *x, ptrdiff_t step,
+                           const int_requantization *q, void *out, ptrdiff_t place)
 {
-    int first = 0;
+    int i = 0;
+    for (; i + PIXELS <= pixels; i += PIXELS)
+        depthwise_block(t, first, n, PIXELS, x + i * step, step, q, out, place + i * t->channels);
+    for (; i < pixels; i++)
+        depthwise_block(t, first, n, 1, x + i * step, step, q, out, place + i * t->channels);
+}
+
+static void depthwise(const int_taps *t, const int_lines *l, const int_requantization *q)
+{
+    int done = 0;
 #ifdef HAS_DOT4
-    int lines = pixels >= LONG_LINE && is_3x3(t);
-    if (lines && q && !q->direction && !q->boundaries)
-        first = wide_channels(t, pixels, x, step, q, (uint8_t *)out + place);
+    int columns = l->pixels * l->lines >= LEAST_OUTPUTS && is_3x3(t);
+    if (columns && q && !q->direction && !q->boundaries)
+        done = wide_channels(t, l, q);
 #endif
-    for (; first < t->channels; first += BLOCK) {
-        int n = int_min(BLOCK, t->channels - first), i = 0;
+    for (int y = 0; y < l->lines; y++)
+        for (int first = done; first < t->channels; first += BLOCK) {
+            int n = int_min(BLOCK, t->channels - first);
+            const uint8_t *x = l->x + y * l->x_line;
 #ifdef HAS_DOT4
-        if (lines) {
-            depthwise_3x3(t, first, n, pixels, x, step, q, out, place);
-            continue;
+            if (columns) {
+                depthwise_3x3(t, first, n, l->pixels, x, l->step, q, l->out, y * l->out_line);
+                continue;
+            }
+#endif
+            depthwise_taps(t, first, n, l->pixels, x, l->step, q, l->out, y * l->out_line);
         }
-#endif
-        for (; i + PIXELS <= pixels; i += PIXELS)
-            depthwise_block(t, first, n, PIXELS, x + i * step, step, q, out, place + i * t->channels);
-        for (; i < pixels; i++)
-            depthwise_block(t, first, n, 1, x + i * step, step, q, out, place + i * t->channels);
-    }
 }
 
 /* to[c] = the larger; flip is 128 for int8, whose order is that of uint8 with the top bit turned round */

@@ -20,10 +20,12 @@ static int depthwise_row(const void *context, int y, int thread)
     const image_job *j = context;
     size_t row = (size_t)j->s->out_w * (size_t)j->s->channels * element(j->o);
     (void)thread;
-    (*j->isa->loops)
-        ->depthwise(j->taps, j->s->out_w, j->x + (ptrdiff_t)y * j->s->stride_h * j->line,
-                    (ptrdiff_t)j->s->stride_w * j->s->channels, j->o->q, (uint8_t *)j->out + (size_t)y * row,
-                    0);
+    int_lines lines = {.pixels = j->s->out_w,
+                       .lines = 1,
+                       .x = j->x + (ptrdiff_t)y * j->s->stride_h * j->line,
+                       .step = (ptrdiff_t)j->s->stride_w * j->s->channels,
+                       .out = (uint8_t *)j->out + (size_t)y * row};
+    (*j->isa->loops)->depthwise(j->taps, &lines, j->o->q);
     return 0;
 }
 
