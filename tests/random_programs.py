@@ -35,6 +35,11 @@ def many_panels(rng):
     return _Builder(rng, (size, int(rng.integers(1, 12)), 3)).many_panels()
 
 
+def large_images(rng):
+    """A Program whose activations are large at first and small later, where an addition reads an early tensor."""
+    return _Builder(rng, (120, 130, 3)).large_images()
+
+
 def pooled(rng, channels, size, stride):
     """A Program that takes the maxima of windows of its image."""
     return _Builder(rng, (7, 12, channels)).pooled(size, stride)
@@ -111,6 +116,14 @@ class _Builder:
                                      padding=kernel // 2, groups=1))
         shortcuts = self.of_kind("codes", self.tensors[sums].shape)
         return self.add(sums, int(self.rng.choice(shortcuts))) if shortcuts else self.requantize(sums)
+
+    def large_images(self):
+        tensor = self.emit(QuantizeInput("input", (0,), self.rng.integers(0, 16, (3, 256), dtype=np.uint8)))
+        early = self.emit(MaxPool("early", (self.by_point(tensor, 10, kernel=3),), 7, 9))
+        late = self.emit(MaxPool("late", (early,), 1, 1))
+        self.add(self.emit(Convolution("conv", **self.weights(late, (3, 3, 10, 10)), stride=1, padding=1, groups=1)),
+                 early)
+        return self.finished()
 
     def pooled(self, size, stride):
         table = self.rng.permuted(np.tile(np.arange(256, dtype=np.uint8), (self.tensors[0].shape[2], 1)), axis=1)

@@ -14,7 +14,8 @@ from minquant import check, kernels
 from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import few_channels, many_panels, near_ties, pooled, random_program, side_by_side
+from tests.random_programs import (few_channels, large_images, many_panels, near_ties, pooled, random_program,
+                                   side_by_side)
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -85,6 +86,13 @@ def test_rows_of_small_images_that_lie_side_by_side_give_the_oracles_integers(is
         program = many_panels(rng)
         pixels = rng.integers(0, 256, ((1, 3, 18)[seed % 3], *program.image_shape), dtype=np.uint8)
         assert_equal_traces(program, pixels, 1 + seed // 3 % 2)
+
+
+@pytest.mark.parametrize("images, threads", [(1, 1), (2, 2), (9, 1), (11, 2), (9, 4)])
+def test_images_that_wait_for_others_before_the_late_steps_give_the_oracles_integers(images, threads):
+    rng = np.random.default_rng(images)
+    program = large_images(rng)
+    assert_equal_traces(program, rng.integers(0, 256, (images, *program.image_shape), dtype=np.uint8), threads)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -3,8 +3,6 @@
 #include "exec_plan.h"
 #include <string.h>
 
-#define BATCH_BYTES (1 << 20) /* of activations that are worked on together: part of a second-level cache */
-
 void *exec_take(exec_block *b, size_t bytes)
 {
     void *piece = b->base ? b->base + b->used : NULL;
@@ -245,7 +243,5 @@ exec *exec_init(const exec_network *net, const int_isa *isa, void *memory)
         if (exec_is_product(e->steps[i].kind))
             set_offsets(e, e->steps + i);
     }
-    e->most = (int)(BATCH_BYTES / (e->image_bytes + 1));
-    e->most = e->most < 1 ? 1 : e->most > EXEC_MOST_IMAGES ? EXEC_MOST_IMAGES : e->most;
     return e;
 }

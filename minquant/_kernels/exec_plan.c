@@ -1,4 +1,4 @@
-/* Which operations are computed together, in which order, with which borders, and where in the arena. */
+/* Which operations are computed together, in which order, with which borders. */
 #include "exec_plan.h"
 
 static int max(int a, int b) { return a > b ? a : b; }
@@ -152,56 +152,12 @@ static void make_steps(exec *e)
     }
 }
 
-static void lay_out(exec_tensor *t)
-{
-    t->line = (ptrdiff_t)(t->before + t->width + t->after) * t->channels * t->element;
-    ptrdiff_t bytes = (t->before + t->height + t->after) * t->line + SLACK;
-    t->image = (bytes + 63) / 64 * 64;
-}
-
-/* The first gap among the tensors that live at the same time. */
-static void place_tensors(exec *e)
-{
-    e->image_bytes = 0;
-    for (int i = 1; i < e->tensor_count; i++) {
-        exec_tensor *t = e->tensors + i;
-        if (t->first < 0 || t->root != i || t->element == 8)
-            continue;
-        ptrdiff_t place = 0;
-        for (int moved = 1; moved;) {
-            moved = 0;
-            for (int j = 1; j < e->tensor_count; j++) {
-                const exec_tensor *other = e->tensors + j;
-                int placed = other->place >= 0 && other->root == j && j != i;
-                if (placed && other->first <= t->last && t->first <= other->last &&
-                    other->place < place + t->image && place < other->place + other->image) {
-                    place = other->place + other->image;
-                    moved = 1;
-                }
-            }
-        }
-        t->place = place;
-        if (place + t->image > e->image_bytes)
-            e->image_bytes = place + t->image;
-    }
-}
-
 void exec_plan(exec *e)
 {
     e->step_count = 0;
     describe_tensors(e);
     make_steps(e);
-    for (int i = 0; i < e->tensor_count; i++) {
-        lay_out(e->tensors + i);
-        e->tensors[i].place = -1;
-    }
-    for (int i = 0; i < e->net->count; i++) { /* the same memory in another shape, or part of it */
-        exec_tensor *t = e->tensors + i + 1;
-        t->image = e->tensors[t->root].image;
-        if (e->net->ops[i].kind != EXEC_FLATTEN)
-            t->line = e->tensors[t->root].line;
-    }
-    place_tensors(e);
+    exec_place(e);
     e->scratch = 0;
     for (int i = 0; i < e->step_count; i++) {
         size_t bytes = (exec_step_scratch(e, e->steps + i) + 63) / 64 * 64;

@@ -16,10 +16,15 @@ typedef struct {
     int made;                /* the step that gives it, or -1 */
     int first, last;         /* steps that first write and last read its memory; first < 0: never made */
     ptrdiff_t line, image;   /* bytes between lines, between images */
-    ptrdiff_t place;         /* bytes of the arena before it, for every image of a batch */
+    int stage;               /* EARLY or LATE */
+    ptrdiff_t place[2]; /* bytes before it, for every image: of one arena for all, of that of its stage */
 } exec_tensor;
 
-#define EXEC_MOST_IMAGES 16 /* that are taken through the steps together */
+/* All steps, those whose images come in small batches, those that take several batches together. */
+typedef int exec_stage;
+enum { WHOLE, EARLY, LATE };
+
+#define EXEC_MOST_IMAGES 32 /* that are taken through steps together */
 
 enum { AS_PRODUCT, AS_DEPTHWISE, AS_LOOPS }; /* how a product is computed */
 
@@ -54,10 +59,11 @@ struct exec {
     exec_tensor *tensors; /* image, results, then copies */
     exec_step *steps;
     int tensor_count, step_count;
-    ptrdiff_t image_bytes; /* of the arena, for each image of a batch */
-    size_t scratch;        /* bytes per thread */
-    int most;              /* images that are taken through the steps together */
-    double time, saved;    /* nanoseconds of one image, about; what a second thread saves by sharing steps */
+    int late;                 /* the first late step; 0: there are no early ones */
+    ptrdiff_t image_bytes[3]; /* of the arena of each stage, for an image */
+    int most[3];              /* images that are taken through the steps of a stage together */
+    size_t scratch;           /* bytes per thread */
+    double time, saved; /* nanoseconds of one image, about; what a second thread saves by sharing steps */
 };
 
 /* Hands out pieces of a block of memory, or counts them where there is none. */
@@ -73,6 +79,9 @@ void exec_make_requantization(exec_block *b, const exec_op *op, exec_made *m);
 /* exec_plan.c: steps, borders, places. Memory of e->tensors (2 count + 1) and e->steps (2 count) is given. */
 void exec_plan(exec *e);
 
+/* exec_places.c: lines, images, places, stages. */
+void exec_place(exec *e);
+
 /* exec_tasks.c: a step for some images in tasks that may run at the same time; those from `first` to before
  * `end`. */
 typedef struct {
@@ -80,6 +89,8 @@ typedef struct {
     const exec_call *call;
     uint8_t *arena; /* tensors of `images` images, from image `first` of the call */
     int first, images;
+    uint8_t *late; /* NULL, or late tensors of `group` images, of which `before` come before `first` */
+    int group, before;
 } exec_batch;
 size_t exec_step_scratch(const exec *e, const exec_step *s);
 int exec_step_tasks(const exec_batch *b, const exec_step *s, int threads);
@@ -107,9 +118,11 @@ void exec_run_lines(const exec_batch *b, const exec_step *s, int image, int firs
 
 static inline uint8_t *exec_at(const exec_batch *b, int tensor, int image)
 {
-    const exec_tensor *t = b->e->tensors + b->e->tensors[tensor].root;
-    return b->arena + b->images * t->place + image * t->image +
-           t->before * (t->line + t->channels * t->element) + b->e->tensors[tensor].offset;
+    const exec_tensor *t = b->e->tensors + tensor, *root = b->e->tensors + t->root;
+    ptrdiff_t inner = root->before * (root->line + root->channels * root->element) + t->offset;
+    if (b->late && root->stage == LATE)
+        return b->late + b->group * root->place[1] + (b->before + image) * root->image + inner;
+    return b->arena + b->images * root->place[b->late != NULL] + image * root->image + inner;
 }
 
 /* Whether an operand of a concatenation lies among its channels, and need not be copied there. */

@@ -79,11 +79,12 @@ static void tap_step(const exec_batch *b, int step, void *scratch)
     }
 }
 
-static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch)
+/* The steps from `first` to before `end`. */
+static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch, int first, int end)
 {
     const exec *e = b->e;
     uint64_t before = 0;
-    for (int i = 0, alone = 0; i < e->step_count; i++) {
+    for (int i = first, alone = 0; i < end; i++) {
         const exec_step *s = e->steps + i;
         int shared = t->threads > 1 && exec_is_shared(exec_step_time(e, s) * b->images);
         if (b->call->clock && !thread)
@@ -106,12 +107,14 @@ static void run_steps(const exec_batch *b, team *t, int thread, uint8_t *scratch
                 tap_step(b, i, scratch);
         }
     }
+    if (t->threads > 1)
+        wait_for_all(t);
 }
 
-/* How a call is divided: images taken through the steps together, threads, whether each has its own images.
- */
+/* How a call is divided: images taken through the late steps together, and of them through the early ones, or
+ * 0 where all steps take as many; threads; whether each has its own images. */
 typedef struct {
-    int images, threads, apart;
+    int images, early, threads, apart;
 } division;
 
 static division divide(const exec *e, int images, int threads)
@@ -120,53 +123,77 @@ static division divide(const exec *e, int images, int threads)
     threads = saved < WAKE_TIME ? 1 : int_team(threads, threads);
     division d = {.threads = threads, .apart = threads > 1 && images >= threads};
     int each = d.apart ? (images + threads - 1) / threads : images;
-    d.images = each < e->most ? each : e->most;
+    d.images = int_min(each, e->most[WHOLE]);
+    if (e->late && each > d.images) {
+        d.early = e->most[EARLY];
+        d.images = int_min(each, e->most[LATE]);
+    }
     return d;
-}
-
-static size_t batch_bytes(const exec *e, int images)
-{
-    return (size_t)images * (size_t)e->image_bytes + SLACK;
-}
-
-size_t exec_arena_bytes(const exec *e, int images, int threads)
-{
-    int most = images < e->most ? images : e->most, sets = threads < images ? threads : images;
-    return (batch_bytes(e, most) + 64) * (size_t)(sets > 1 ? sets : 1) + e->scratch * (size_t)threads + 64;
-}
-
-static exec_batch batch_at(const exec *e, const exec_call *call, int first, int images, uint8_t *arena)
-{
-    int left = call->images - first;
-    return (exec_batch){e, call, arena, first, left < images ? left : images};
 }
 
 /* Bytes up to a whole number of cache lines. */
 static size_t whole(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+static size_t stage_bytes(const exec *e, exec_stage stage, int images)
+{
+    return whole((size_t)images * (size_t)e->image_bytes[stage] + SLACK);
+}
+
+static size_t batch_bytes(const exec *e, int images, int early)
+{
+    return early ? stage_bytes(e, EARLY, early) + stage_bytes(e, LATE, images)
+                 : stage_bytes(e, WHOLE, images);
+}
+
+/* Enough for every way in which `divide` may divide such a call. */
+size_t exec_arena_bytes(const exec *e, int images, int threads)
+{
+    int sets = threads < images ? threads : images;
+    size_t bytes = batch_bytes(e, int_min(images, e->most[WHOLE]), 0), staged;
+    if (e->late && images > e->most[WHOLE]) {
+        staged = batch_bytes(e, int_min(images, e->most[LATE]), e->most[EARLY]);
+        bytes = staged > bytes ? staged : bytes;
+    }
+    return bytes * (size_t)(sets > 1 ? sets : 1) + e->scratch * (size_t)threads + 64;
+}
+
+/* The images from image `first` of the call on, through all steps. */
+static void run_images(const exec *e, const exec_call *call, division d, int first, uint8_t *arena, team *t,
+                       int thread, uint8_t *scratch)
+{
+    exec_batch b = {.e = e, .call = call, .arena = arena, .first = first};
+    b.images = b.group = int_min(d.images, call->images - first);
+    if (!d.early) {
+        run_steps(&b, t, thread, scratch, 0, e->step_count);
+        return;
+    }
+    b.late = arena + stage_bytes(e, EARLY, d.early);
+    for (exec_batch part = b; part.before < b.group; part.before += d.early) {
+        part.first = first + part.before;
+        part.images = int_min(d.early, b.group - part.before);
+        run_steps(&part, t, thread, scratch, 0, e->late);
+    }
+    run_steps(&b, t, thread, scratch, e->late, e->step_count);
+}
+
 static void run_apart(const exec *e, const exec_call *call, division d)
 {
     int batches = (call->images + d.images - 1) / d.images;
-    size_t each = whole(batch_bytes(e, d.images)) + e->scratch;
+    size_t each = batch_bytes(e, d.images, d.early) + e->scratch;
 #pragma omp parallel for num_threads(d.threads) schedule(dynamic)
     for (int i = 0; i < batches; i++) {
         team alone = {.threads = 1};
         uint8_t *arena = (uint8_t *)call->arena + (size_t)omp_get_thread_num() * each;
-        exec_batch b = batch_at(e, call, i * d.images, d.images, arena);
-        run_steps(&b, &alone, 0, arena + each - e->scratch);
+        run_images(e, call, d, i * d.images, arena, &alone, 0, arena + each - e->scratch);
     }
 }
 
 /* One thread's part: its share of the tasks of every step. */
 static void take_part(const exec *e, const exec_call *call, division d, team *all, int thread)
 {
-    uint8_t *scratch = (uint8_t *)call->arena + whole(batch_bytes(e, d.images));
-    for (int first = 0; first < call->images; first += d.images) {
-        exec_batch b = batch_at(e, call, first, d.images, call->arena);
-        run_steps(&b, all, thread, scratch + (size_t)thread * e->scratch);
-        if (all->threads > 1)
-            wait_for_all(all);
-    }
+    uint8_t *scratch = (uint8_t *)call->arena + batch_bytes(e, d.images, d.early);
+    for (int first = 0; first < call->images; first += d.images)
+        run_images(e, call, d, first, call->arena, all, thread, scratch + (size_t)thread * e->scratch);
 }
 
 static void run_together(const exec *e, const exec_call *call, division d)
