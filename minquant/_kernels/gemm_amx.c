@@ -19,6 +19,7 @@
 #define ROWS (2 * HALF)
 /* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
 #define LEAST_ROWS 4
+#define LONG 8 /* steps of a product from which another tile is finished in between */
 #define LEAST_WORK 500
 #include "gemm_avx512.h"
 
@@ -42,78 +43,15 @@ ALWAYS void configure(int *loaded, int upper, int lower, int groups)
     configure_tiles(&c);
 }
 
-/* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. */
-ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int tall, int wide)
-{
-    const ptrdiff_t group_bytes = wide ? 2 * TILE_BYTES : TILE_BYTES;
-    for (int segment = 0; segment < t->segments; segment++) {
-        const uint8_t *a = t->a + t->offsets[segment] + 4 * first;
-        const uint8_t *w = (const uint8_t *)t->w + segment * t->segment_bytes + group_bytes * first;
-        for (int i = 0; i < steps; i++, a += 4 * groups, w += group_bytes * groups) {
-            LOAD_TILE(4, a, t->row);
-            LOAD_TILE(6, w, group_bytes);
-            MULTIPLY_TILES(0, 4, 6);
-            if (wide) {
-                LOAD_TILE(7, w + TILE_BYTES, group_bytes);
-                MULTIPLY_TILES(1, 4, 7);
-            }
-            if (tall) {
-                LOAD_TILE(5, a + t->lower, t->row);
-                MULTIPLY_TILES(2, 5, 6);
-                if (wide)
-                    MULTIPLY_TILES(3, 5, 7);
-            }
-        }
-    }
-}
-
-/* Between tiles 0 to 3 and memory: the lower rows behind the upper ones. */
-#define MOVE_SUMS(how, to)                               \
-    do {                                                 \
-        how(0, &(to)[0][0], sizeof *(to));               \
-        if (wide)                                        \
-            how(1, &(to)[0][HALF], sizeof *(to));        \
-        if (tall)                                        \
-            how(2, &(to)[t->upper][0], sizeof *(to));    \
-        if (tall && wide)                                \
-            how(3, &(to)[t->upper][HALF], sizeof *(to)); \
-    } while (0)
-
-/* Sums begin as `start`, which every row of a tile loads. */
-ALWAYS void begin(const int_tile *t, int tall, int wide)
-{
-    if (t->start == int_zeros) {
-        ZERO_TILE(0);
-        ZERO_TILE(1);
-        ZERO_TILE(2);
-        ZERO_TILE(3);
-        return;
-    }
-    LOAD_TILE(0, t->start, 0);
-    if (wide)
-        LOAD_TILE(1, t->start + HALF, 0);
-    if (tall)
-        LOAD_TILE(2, t->start, 0);
-    if (tall && wide)
-        LOAD_TILE(3, t->start + HALF, 0);
-}
-
-/* Leaves the sums in tiles 0 to 3; `to` is memory for them. A segment is equal parts, as few as there may be,
- * and a rest that is shorter. Sums begin as `start`, which every row of a tile loads. */
-ALWAYS void product(const int_tile *t, int tall, int wide, int *loaded, int32_t (*to)[2 * HALF])
-{
-    int parts = (t->groups + HALF - 1) / HALF, groups = (t->groups + parts - 1) / parts;
-    int steps = t->groups / groups, rest = t->groups % groups;
-    configure(loaded, t->upper, t->rows - t->upper, groups);
-    begin(t, tall, wide);
-    add_groups(t, 0, groups, steps, tall, wide);
-    if (rest) {
-        MOVE_SUMS(STORE_TILE, to);
-        configure(loaded, t->upper, t->rows - t->upper, rest);
-        MOVE_SUMS(LOAD_TILE, to);
-        add_groups(t, groups * steps, rest, 1, tall, wide);
-    }
-}
+/* A tile whose sums lie in memory, `left` rows of which are still to be finished, the next `rows` in one
+ * piece; t->out moves with them. */
+typedef struct {
+    const int_tiles *job;
+    int_tile *t;
+    const int32_t (*from)[2 * HALF];
+    int_piece piece;
+    int rows, left;
+} unfinished;
 
 /* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. */
 ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512 offset, __m512 top)
@@ -160,17 +98,135 @@ static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HA
     }
 }
 
-static void multiply(const int_tile *t, int *loaded, int32_t (*to)[2 * HALF])
+/* Finishes up to so many rows of a piece. */
+static __attribute__((noinline)) void finish_some(unfinished *u, int most)
+{
+    int_tile *t = u->t;
+    int rows = int_min(most, u->rows);
+    store_rows(t, rows, u->from);
+    t->out = (uint8_t *)t->out + rows * t->out_row * (t->q ? 1 : (ptrdiff_t)sizeof(int32_t));
+    u->from += rows;
+    u->rows -= rows;
+    u->left -= rows;
+    if (u->rows || !u->left)
+        return;
+    u->piece = int_next_piece(u->job, u->piece);
+    u->rows = u->piece.rows;
+    t->out = int_out(u->job, u->piece.run, u->piece.row);
+}
+
+static void finish(unfinished *u)
+{
+    if (u->left && u->t->ends_in_memory) {
+        int_end_tile(u->job, u->t, u->from[0], 2 * HALF);
+        u->left = 0;
+    }
+    while (u->left)
+        finish_some(u, ROWS);
+}
+
+static void begin_to_finish(unfinished *u, int_tile *t, const int32_t (*from)[2 * HALF])
+{
+    u->t = t;
+    u->from = from;
+    u->left = t->rows;
+    if (t->ends_in_memory)
+        return;
+    u->piece = int_first_piece(t);
+    u->rows = u->piece.rows;
+    if (!t->out)
+        t->out = int_out(u->job, u->piece.run, u->piece.row);
+}
+
+/* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. Between
+ * the steps, whose products take longer than they take to begin, another tile is finished. */
+ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int tall, int wide, unfinished *u)
+{
+    const ptrdiff_t group_bytes = wide ? 2 * TILE_BYTES : TILE_BYTES;
+    const int is_long = t->segments * steps >= LONG;
+    for (int segment = 0; segment < t->segments; segment++) {
+        const uint8_t *a = t->a + t->offsets[segment] + 4 * first;
+        const uint8_t *w = (const uint8_t *)t->w + segment * t->segment_bytes + group_bytes * first;
+        for (int i = 0; i < steps; i++, a += 4 * groups, w += group_bytes * groups) {
+            LOAD_TILE(4, a, t->row);
+            LOAD_TILE(6, w, group_bytes);
+            MULTIPLY_TILES(0, 4, 6);
+            if (wide) {
+                LOAD_TILE(7, w + TILE_BYTES, group_bytes);
+                MULTIPLY_TILES(1, 4, 7);
+            }
+            if (tall) {
+                LOAD_TILE(5, a + t->lower, t->row);
+                MULTIPLY_TILES(2, 5, 6);
+                if (wide)
+                    MULTIPLY_TILES(3, 5, 7);
+            }
+            if (u->left && is_long && !u->t->ends_in_memory)
+                finish_some(u, 4);
+        }
+    }
+}
+
+/* Between tiles 0 to 3 and memory: the lower rows behind the upper ones. */
+#define MOVE_SUMS(how, to)                               \
+    do {                                                 \
+        how(0, &(to)[0][0], sizeof *(to));               \
+        if (wide)                                        \
+            how(1, &(to)[0][HALF], sizeof *(to));        \
+        if (tall)                                        \
+            how(2, &(to)[t->upper][0], sizeof *(to));    \
+        if (tall && wide)                                \
+            how(3, &(to)[t->upper][HALF], sizeof *(to)); \
+    } while (0)
+
+/* Sums begin as `start`, which every row of a tile loads. */
+ALWAYS void begin(const int_tile *t, int tall, int wide)
+{
+    if (t->start == int_zeros) {
+        ZERO_TILE(0);
+        ZERO_TILE(1);
+        ZERO_TILE(2);
+        ZERO_TILE(3);
+        return;
+    }
+    LOAD_TILE(0, t->start, 0);
+    if (wide)
+        LOAD_TILE(1, t->start + HALF, 0);
+    if (tall)
+        LOAD_TILE(2, t->start, 0);
+    if (tall && wide)
+        LOAD_TILE(3, t->start + HALF, 0);
+}
+
+/* Leaves the sums in tiles 0 to 3; `to` is memory for them. A segment is equal parts, as few as there may be,
+ * and a rest that is shorter. Sums begin as `start`, which every row of a tile loads. */
+ALWAYS void product(const int_tile *t, int tall, int wide, int *loaded, int32_t (*to)[2 * HALF],
+                    unfinished *u)
+{
+    int parts = (t->groups + HALF - 1) / HALF, groups = (t->groups + parts - 1) / parts;
+    int steps = t->groups / groups, rest = t->groups % groups;
+    configure(loaded, t->upper, t->rows - t->upper, groups);
+    begin(t, tall, wide);
+    add_groups(t, 0, groups, steps, tall, wide, u);
+    if (rest) {
+        MOVE_SUMS(STORE_TILE, to);
+        configure(loaded, t->upper, t->rows - t->upper, rest);
+        MOVE_SUMS(LOAD_TILE, to);
+        add_groups(t, groups * steps, rest, 1, tall, wide, u);
+    }
+}
+
+static void multiply(const int_tile *t, int *loaded, int32_t (*to)[2 * HALF], unfinished *u)
 {
     int is_tall = t->rows > t->upper, is_wide = t->columns > HALF;
     if (is_tall && is_wide)
-        product(t, 1, 1, loaded, to);
+        product(t, 1, 1, loaded, to, u);
     else if (is_tall)
-        product(t, 1, 0, loaded, to);
+        product(t, 1, 0, loaded, to, u);
     else if (is_wide)
-        product(t, 0, 1, loaded, to);
+        product(t, 0, 1, loaded, to, u);
     else
-        product(t, 0, 0, loaded, to);
+        product(t, 0, 0, loaded, to, u);
 }
 
 static void keep_sums(const int_tile *t, int32_t (*to)[2 * HALF])
@@ -184,27 +240,6 @@ static ptrdiff_t place_of(const int_tile *t, int row)
 {
     ptrdiff_t elements = row < t->upper ? row * t->out_row : t->out_lower + (row - t->upper) * t->out_row;
     return elements * (t->q ? 1 : (ptrdiff_t)sizeof(int32_t));
-}
-
-static void finish_pieces(const int_tiles *job, int_tile *t, const int32_t (*from)[2 * HALF])
-{
-    for (int_piece i = int_first_piece(t); i.rows; from += i.rows, i = int_next_piece(job, i)) {
-        t->out = int_out(job, i.run, i.row);
-        store_rows(t, i.rows, from);
-    }
-}
-
-static void finish(const int_tiles *job, int_tile *t, const int32_t (*from)[2 * HALF])
-{
-    if (t->ends_in_memory)
-        int_end_tile(job, t, from[0], 2 * HALF);
-    else if (!t->out)
-        finish_pieces(job, t, from);
-    else {
-        store_rows(t, t->upper, from);
-        t->out = (uint8_t *)t->out + place_of(t, t->upper);
-        store_rows(t, t->rows - t->upper, from + t->upper);
-    }
 }
 
 /* The same product in tiles of the instruction set that has the same panels, as equal as they can be. The
@@ -239,23 +274,20 @@ static int is_worth_tiles(const int_tile *t)
 static void tiles(int_tiles *job)
 {
     int32_t sums[2][ROWS][2 * HALF] __attribute__((aligned(64)));
-    int_tile *waiting = NULL;
+    unfinished last = {.job = job};
     int loaded = 0, turn = 0;
-    for (int_tile *t; (t = int_next_tile(job));) {
+    for (int_tile *t; (t = int_next_tile(job)); turn = !turn) {
         int is_worth = is_worth_tiles(t);
         if (is_worth)
-            multiply(t, &loaded, sums[turn]);
-        if (waiting)
-            finish(job, waiting, (const int32_t(*)[2 * HALF]) sums[!turn]);
-        if (is_worth)
+            multiply(t, &loaded, sums[turn], &last);
+        finish(&last);
+        if (is_worth) {
             keep_sums(t, sums[turn]);
-        else
+            begin_to_finish(&last, t, (const int32_t(*)[2 * HALF]) sums[turn]);
+        } else
             multiply_vectors(job, t);
-        waiting = is_worth ? t : NULL;
-        turn = !turn;
     }
-    if (waiting)
-        finish(job, waiting, (const int32_t(*)[2 * HALF]) sums[!turn]);
+    finish(&last);
     if (loaded)
         release_tiles();
 }
