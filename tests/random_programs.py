@@ -40,6 +40,11 @@ def large_images(rng):
     return _Builder(rng, (120, 130, 3)).large_images()
 
 
+def even_ladders(rng, depthwise):
+    """A Program whose sums have ladders of nearly even steps, rising or falling, in some channels."""
+    return _Builder(rng, (16, 16, 1)).even_ladders(depthwise)
+
+
 def pooled(rng, channels, size, stride):
     """A Program that takes the maxima of windows of its image."""
     return _Builder(rng, (7, 12, channels)).pooled(size, stride)
@@ -123,6 +128,22 @@ class _Builder:
         late = self.emit(MaxPool("late", (early,), 1, 1))
         self.add(self.emit(Convolution("conv", **self.weights(late, (3, 3, 10, 10)), stride=1, padding=1, groups=1)),
                  early)
+        return self.finished()
+
+    def even_ladders(self, depthwise):
+        tensor, channels = self.emit(QuantizeInput("input", (0,), np.arange(256, dtype=np.uint8)[None])), 50
+        if depthwise:
+            tensor = self.emit(Concat("wide", (tensor,) * channels))
+        fields = self.weights(tensor, (3, 3, 1, channels))
+        sums = self.emit(Convolution("conv", **fields, stride=1, padding=1, groups=channels if depthwise else 1))
+        low, high = self.ops[-1].bounds()
+        top, direction = self.one_of(3, 15, 255), self.rng.choice([0, 1, -1], channels).astype(np.int8)
+        ladders = np.flatnonzero(direction)
+        rows = np.linspace(low[ladders] / 8, high[ladders] / 8 + 4 * top, top, axis=1).astype(int)
+        rows += self.rng.integers(0, 2, rows.shape)
+        rows = np.where(direction[direction != 0, None] > 0, rows, rows[:, ::-1])
+        self.emit(Requantize("codes", (sums,), top, np.full(channels, top * self.scale(sums), np.float32),
+                             np.full(channels, top / 2, np.float32), direction, rows.astype(np.int32)))
         return self.finished()
 
     def pooled(self, size, stride):

@@ -14,8 +14,8 @@ from minquant import check, kernels
 from minquant.deploy import executor, lower
 from minquant.deploy.program import MAX_THREADS
 from tests.deploy_models import DIGITS, stored_model
-from tests.random_programs import (few_channels, large_images, many_panels, near_ties, pooled, random_program,
-                                   side_by_side)
+from tests.random_programs import (even_ladders, few_channels, large_images, many_panels, near_ties, pooled,
+                                   random_program, side_by_side)
 
 ISAS = kernels.info()["isa"]["available"]
 MODELS = [("lenet5", "minmax", 8), ("lenet5", "qnet", 2), ("resnet20", "apot", 3), ("resnet20", "minmax", 8),
@@ -93,6 +93,15 @@ def test_images_that_wait_for_others_before_the_late_steps_give_the_oracles_inte
     rng = np.random.default_rng(images)
     program = large_images(rng)
     assert_equal_traces(program, rng.integers(0, 256, (images, *program.image_shape), dtype=np.uint8), threads)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_ladders_of_nearly_even_steps_give_the_oracles_integers(depthwise, isa, monkeypatch):
+    monkeypatch.setenv("MINQUANT_ISA", isa)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    for seed in range(12):
+        assert_equal_traces(even_ladders(np.random.default_rng(seed), depthwise), pixels)
 
 
 @pytest.mark.parametrize("isa", ISAS)

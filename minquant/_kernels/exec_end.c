@@ -73,14 +73,31 @@ static void add_rows(const exec_end *end, const int_ending *e)
                        e->to + r * e->to_row);
 }
 
+/* Codes of a channel with a ladder; `near`: what is there already is off by one at most. */
+static void climb(const int_requantization *q, int channel, int near, const int_ending *e)
+{
+    const int32_t *acc = e->acc + channel - e->first,
+                  *t = q->thresholds + (ptrdiff_t)q->rows[channel] * q->steps;
+    uint8_t *to = e->to + channel - e->first;
+    int side = q->direction[channel];
+    for (int r = 0; r < e->rows; r++, acc += e->acc_row, to += e->to_row) {
+        int code = *to;
+        if (!near)
+            *to = int_ladder(q, channel, *acc);
+        else if (code < q->steps && (side > 0 ? *acc >= t[code] : *acc <= t[code]))
+            *to = (uint8_t)(code + 1);
+        else if (code && (side > 0 ? *acc < t[code - 1] : *acc > t[code - 1]))
+            *to = (uint8_t)(code - 1);
+    }
+}
+
 static void requantize_rows(const exec_end *end, const int_ending *e)
 {
     const int_requantization *q = &end->made->q;
     (*end->isa->loops)->end(q, NULL, e);
-    for (int j = 0; q->direction && j < e->columns; j++)
-        if (q->direction[e->first + j])
-            for (int r = 0; r < e->rows; r++)
-                e->to[r * e->to_row + j] = int_ladder(q, e->first + j, e->acc[r * e->acc_row + j]);
+    for (int c = e->first; q->direction && c < e->first + e->columns; c++)
+        if (q->direction[c])
+            climb(q, c, end->made->near[c], e);
 }
 
 int exec_end_is_cheap(const exec_op *op, const exec_made *made)

@@ -1,11 +1,15 @@
 /* Factors of requantizations as the kernels read them: padded to whole vectors, exact or with a margin. */
 #include "exec_plan.h"
+#include <math.h>
+
+/* Factors of so many channels, for a group may begin anywhere. */
+static int padded_to(int channels) { return (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; }
 
 /* Factors of all channels and, behind them, from the first on again: whole vectors are read, and a row of a
  * product may hold several pixels. */
 static float *spread(exec_block *b, const float *from, int count, int channels)
 {
-    int padded = (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; /* a group may begin anywhere */
+    int padded = padded_to(channels);
     float *to = exec_take(b, (size_t)padded * sizeof *to);
     if (to)
         for (int i = 0; i < padded; i++)
@@ -13,22 +17,65 @@ static float *spread(exec_block *b, const float *from, int count, int channels)
     return to;
 }
 
-static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
+/* Whether acc reaches a threshold of a ladder. */
+static int reaches(int32_t acc, int32_t threshold, int direction)
+{
+    return direction > 0 ? acc >= threshold : acc <= threshold;
+}
+
+/* The code that the factors give alone. */
+static int guess(int32_t acc, float multiplier, float offset, int top)
+{
+    float scaled = (float)acc * multiplier, y = rintf(scaled + offset);
+    return y > 0 ? y < (float)top ? (int)y : top : 0;
+}
+
+/* Whether a line through the first and the last threshold is nowhere off by more than one code, and that
+ * line. It and the ladder are monotone, so that their distance is largest where the code changes. */
+static int near_ladder(const int32_t *t, int top, int direction, float *multiplier, float *offset)
+{
+    double rise = (double)t[top - 1] - t[0];
+    if (top < 2 || rise * direction <= 0)
+        return 0;
+    float m = (float)((top - 1) / rise), o = (float)(0.5 - (top - 1) / rise * t[0]);
+    for (int j = 0; j < top; j++) {
+        int32_t before = (int32_t)((uint32_t)t[j] - (uint32_t)direction); /* the last sum of code j */
+        int is_step = !reaches(before, t[j], direction) && (!j || !reaches(t[j - 1], t[j], direction));
+        if (!is_step || guess(t[j], m, o, top) < j || guess(before, m, o, top) > j + 1)
+            return 0;
+    }
+    *multiplier = m;
+    *offset = o;
+    return 1;
+}
+
+/* Rows of thresholds; where a line comes near and rounding gives the other codes, the factors are those of
+ * the line. */
+static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *multiplier, float *offset)
 {
     int8_t *direction = exec_take(b, (size_t)op->channels);
     int32_t *rows = exec_take(b, (size_t)op->channels * sizeof *rows);
+    uint8_t *near = exec_take(b, (size_t)op->channels);
     if (!b->base)
         return;
     int row = 0;
     for (int c = 0; c < op->channels; c++) {
         direction[c] = op->direction[op->factors == 1 ? 0 : c];
         rows[c] = row;
+        near[c] = direction[c] && !op->boundaries &&
+                  near_ladder(op->thresholds + (ptrdiff_t)row * op->top, op->top, direction[c],
+                              multiplier + c, offset + c);
         row += op->factors > 1 && direction[c];
+    }
+    for (int i = op->channels; i < padded_to(op->channels); i++) {
+        multiplier[i] = multiplier[i % op->channels];
+        offset[i] = offset[i % op->channels];
     }
     m->q.direction = direction;
     m->q.rows = rows;
     m->q.thresholds = op->thresholds;
     m->q.steps = op->top;
+    m->near = near;
 }
 
 /* A line that wide channels are near: in steps of the code, value(acc) + wide_shortcut[k] is
@@ -125,7 +172,7 @@ void exec_make_requantization(exec_block *b, const exec_op *op, exec_made *m)
     m->q = (int_requantization){
         .top = op->top, .multiplier = multiplier, .offset = offset, .boundaries = op->boundaries};
     if (op->direction)
-        make_ladder(b, op, m);
+        make_ladder(b, op, m, multiplier, offset);
     if (op->kind == EXEC_ADD_REQUANTIZE)
         make_shortcut(b, op, m);
     if (op->wide)

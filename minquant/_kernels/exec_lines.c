@@ -2,7 +2,8 @@
 #include "exec_plan.h"
 #include <string.h>
 
-/* Lines of a depthwise convolution: all at once where it makes codes of its sums, else one after another. */
+/* Lines of a depthwise convolution: all at once where it can make codes of its sums, else one after another.
+ */
 static void depthwise_lines(const exec_batch *b, const exec_step *s, int image, int first, int end,
                             void *scratch)
 {
@@ -14,7 +15,7 @@ static void depthwise_lines(const exec_batch *b, const exec_step *s, int image, 
     int_taps taps = {m->levels,    m->offsets,
                      m->start[0],  op->kernel_h * op->kernel_w,
                      op->channels, int_up(op->channels, INT_BLOCK)};
-    int closes = exec_kind_of_ending(e, s) == EXEC_REQUANTIZE;
+    int closes = ending.op && exec_end_is_cheap(ending.op, ending.made);
     const uint8_t *from = exec_at(b, s->input, image) - op->padding * (x->line + x->channels);
     int_lines lines = {.pixels = op->width,
                        .lines = closes ? end - first : 1,

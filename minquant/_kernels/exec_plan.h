@@ -39,6 +39,7 @@ typedef struct {
     int16_t *levels; /* depthwise: taps x pitch */
     ptrdiff_t *offsets;
     int_requantization q;  /* requantize, add requantize: padded */
+    const uint8_t *near;   /* requantize: 1 for a ladder that the factors miss by one code at most */
     const int32_t *index;  /* add requantize: column of values for each wide channel, else -1; NULL: none */
     int wide_columns;      /* of values */
     int_shortcut shortcut; /* add requantize: exact for other channels, within the margin for wide ones */

@@ -1,9 +1,9 @@
 """python -m minquant.bench networks: whole networks through one `Program.run` call, beside the engines people ship.
 
-The networks are fresh ones, quantized by min-max and calibrated on noise: for time, only shapes and bits matter. Ours
-takes uint8 pixels and gives float64 logits; the others take normalised float32, with their batch norms folded.
-onnxruntime (with OpenVINO), LiteRT and PyTorch take part where they are installed, in float32 and in int8; their logits
-are compared with those of our float network first.
+The networks are fresh ones, quantized by min-max and calibrated on noise; their batch norms are drawn at random, to
+differ from channel to channel as in a trained network. Ours takes uint8 pixels and gives float64 logits; the others
+take normalised float32, with their batch norms folded. onnxruntime (with OpenVINO), LiteRT and PyTorch take part where
+they are installed, in float32 and in int8; their logits are compared with those of our float network first.
 """
 
 import importlib
@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import kernels, models
 from ..deploy import lower
+from ..nn import BatchNorm
 from ..quantize import calibrate, quantize
 from ..summary import table
 from .folding import folded
@@ -78,7 +79,13 @@ class Case:
         self.model = folded(self.build(network, np.random.default_rng(0)))
 
     def build(self, network, rng):
-        return models.build(network, self.shape, CLASSES.get(network, 10), rng)
+        model = models.build(network, self.shape, CLASSES.get(network, 10), rng)
+        for _, layer in model.named_layers():
+            if isinstance(layer, BatchNorm):
+                for array, low, high in ((layer.params["gamma"], 0.5, 1.5), (layer.params["beta"], -0.5, 0.5),
+                                         (layer.state["mean"], -0.5, 0.5), (layer.state["var"], 0.5, 2)):
+                    array[...] = rng.uniform(low, high, array.shape)
+        return model
 
     def program(self, network, bits):
         rng = np.random.default_rng(0)
