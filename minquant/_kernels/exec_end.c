@@ -55,7 +55,7 @@ static void settle_row(const exec_end *end, const int32_t *acc, int first, int c
         float y = scaled + m->q.offset[channel];
         float beside = m->shortcut.table ? m->shortcut.table[k[j]] : (float)k[j] * m->shortcut.slope[0];
         y = y + beside;
-        if (fabsf(y - rintf(y)) > 0.5f - m->shortcut.margin[channel]) {
+        if (fabsf(y - rintf(y)) > 0.5f - m->q.margin[channel]) {
             double value =
                 exec_value(op, acc[j], m->index[channel], m->wide_columns) + op->wide_shortcut[k[j]];
             to[j] = boundaries_reached(op->wide_boundaries, op->top, value);
@@ -73,17 +73,17 @@ static void add_rows(const exec_end *end, const int_ending *e)
                        e->to + r * e->to_row);
 }
 
-/* Codes of a channel with a ladder; `near`: what is there already is off by one at most. */
-static void climb(const int_requantization *q, int channel, int near, const int_ending *e)
+/* The channels of a row that have a ladder, of which a code may be in doubt. Where a line comes near the
+ * ladder, the code is off by one at most. */
+static void climb(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to)
 {
-    const int32_t *acc = e->acc + channel - e->first,
-                  *t = q->thresholds + (ptrdiff_t)q->rows[channel] * q->steps;
-    uint8_t *to = e->to + channel - e->first;
-    int side = q->direction[channel];
-    for (int r = 0; r < e->rows; r++, acc += e->acc_row, to += e->to_row) {
-        int code = *to;
-        if (!near)
-            *to = int_ladder(q, channel, *acc);
+    for (int c = first; c < first + columns; c++, acc++, to++) {
+        if (!q->direction[c])
+            continue;
+        const int32_t *t = q->thresholds + (ptrdiff_t)q->rows[c] * q->steps;
+        int side = q->direction[c], code = *to;
+        if (q->margin[c] >= EXEC_FAR)
+            *to = int_ladder(q, c, *acc);
         else if (code < q->steps && (side > 0 ? *acc >= t[code] : *acc <= t[code]))
             *to = (uint8_t)(code + 1);
         else if (code && (side > 0 ? *acc < t[code - 1] : *acc > t[code - 1]))
@@ -94,10 +94,10 @@ static void climb(const int_requantization *q, int channel, int near, const int_
 static void requantize_rows(const exec_end *end, const int_ending *e)
 {
     const int_requantization *q = &end->made->q;
-    (*end->isa->loops)->end(q, NULL, e);
-    for (int c = e->first; q->direction && c < e->first + e->columns; c++)
-        if (q->direction[c])
-            climb(q, c, end->made->near[c], e);
+    uint32_t doubt = (*end->isa->loops)->end(q, NULL, e);
+    for (int r = 0; q->direction && doubt && r < e->rows; r++)
+        if (doubt >> r & 1)
+            climb(q, e->acc + r * e->acc_row, e->first, e->columns, e->to + r * e->to_row);
 }
 
 int exec_end_is_cheap(const exec_op *op, const exec_made *made)

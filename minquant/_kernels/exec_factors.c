@@ -17,54 +17,48 @@ static float *spread(exec_block *b, const float *from, int count, int channels)
     return to;
 }
 
-/* Whether acc reaches a threshold of a ladder. */
-static int reaches(int32_t acc, int32_t threshold, int direction)
-{
-    return direction > 0 ? acc >= threshold : acc <= threshold;
-}
-
-/* The code that the factors give alone. */
-static int guess(int32_t acc, float multiplier, float offset, int top)
-{
-    float scaled = (float)acc * multiplier, y = rintf(scaled + offset);
-    return y > 0 ? y < (float)top ? (int)y : top : 0;
-}
-
-/* Whether a line through the first and the last threshold is nowhere off by more than one code, and that
- * line. It and the ladder are monotone, so that their distance is largest where the code changes. */
-static int near_ladder(const int32_t *t, int top, int direction, float *multiplier, float *offset)
+/* How far a line through the first and the last threshold is from the ladder, in codes, where the code
+ * changes; 1, and no line, where that is EXEC_FAR or more. Both are monotone, so that it is nowhere farther.
+ */
+static float near_ladder(const int32_t *t, int top, int direction, float *multiplier, float *offset)
 {
     double rise = (double)t[top - 1] - t[0];
     if (top < 2 || rise * direction <= 0)
-        return 0;
-    float m = (float)((top - 1) / rise), o = (float)(0.5 - (top - 1) / rise * t[0]);
+        return 1;
+    float m = (float)((top - 1) / rise), o = (float)(0.5 - (top - 1) / rise * t[0]), farthest = 0;
     for (int j = 0; j < top; j++) {
-        int32_t before = (int32_t)((uint32_t)t[j] - (uint32_t)direction); /* the last sum of code j */
-        int is_step = !reaches(before, t[j], direction) && (!j || !reaches(t[j - 1], t[j], direction));
-        if (!is_step || guess(t[j], m, o, top) < j || guess(before, m, o, top) > j + 1)
-            return 0;
+        int64_t step = j ? ((int64_t)t[j] - t[j - 1]) * direction : 1;
+        int32_t before = (int32_t)((int64_t)t[j] - direction); /* the last sum of code j */
+        float low = (float)before * m, high = (float)t[j] * m;
+        low = low + o - ((float)j + 0.5f);
+        high = (float)j + 0.5f - (high + o);
+        farthest = fmaxf(farthest, fmaxf(low, high));
+        if (step < 1 || !(farthest < EXEC_FAR))
+            return 1;
     }
     *multiplier = m;
     *offset = o;
-    return 1;
+    return farthest + 1.0f / (1 << 12); /* what comparing adds */
 }
 
-/* Rows of thresholds; where a line comes near and rounding gives the other codes, the factors are those of
- * the line. */
+/* Rows of thresholds, and margins; where a line comes near and rounding gives the other codes, the factors
+ * are those of the line. */
 static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *multiplier, float *offset)
 {
+    static const float none = 0;
     int8_t *direction = exec_take(b, (size_t)op->channels);
     int32_t *rows = exec_take(b, (size_t)op->channels * sizeof *rows);
-    uint8_t *near = exec_take(b, (size_t)op->channels);
+    float *margin = spread(b, &none, 1, op->channels);
     if (!b->base)
         return;
     int row = 0;
     for (int c = 0; c < op->channels; c++) {
+        const int32_t *t = op->thresholds + (ptrdiff_t)row * op->top;
         direction[c] = op->direction[op->factors == 1 ? 0 : c];
         rows[c] = row;
-        near[c] = direction[c] && !op->boundaries &&
-                  near_ladder(op->thresholds + (ptrdiff_t)row * op->top, op->top, direction[c],
-                              multiplier + c, offset + c);
+        if (direction[c])
+            margin[c] =
+                op->boundaries ? 1 : near_ladder(t, op->top, direction[c], multiplier + c, offset + c);
         row += op->factors > 1 && direction[c];
     }
     for (int i = op->channels; i < padded_to(op->channels); i++) {
@@ -75,7 +69,7 @@ static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *m
     m->q.rows = rows;
     m->q.thresholds = op->thresholds;
     m->q.steps = op->top;
-    m->near = near;
+    m->q.margin = margin;
 }
 
 /* A line that wide channels are near: in steps of the code, value(acc) + wide_shortcut[k] is
@@ -138,7 +132,7 @@ static void make_wide(exec_block *b, const exec_op *op, exec_made *m, float *mul
     int32_t *index = exec_take(b, (size_t)op->channels * sizeof *index);
     float *margin = spread(b, &none, 1, op->channels);
     m->index = index;
-    m->shortcut.margin = margin;
+    m->q.margin = margin;
     if (!b->base)
         return;
     for (int c = 0; c < op->channels; c++)

@@ -39,11 +39,13 @@ typedef struct {
     int16_t *levels; /* depthwise: taps x pitch */
     ptrdiff_t *offsets;
     int_requantization q;  /* requantize, add requantize: padded */
-    const uint8_t *near;   /* requantize: 1 for a ladder that the factors miss by one code at most */
     const int32_t *index;  /* add requantize: column of values for each wide channel, else -1; NULL: none */
     int wide_columns;      /* of values */
-    int_shortcut shortcut; /* add requantize: exact for other channels, within the margin for wide ones */
+    int_shortcut shortcut; /* add requantize */
 } exec_made;
+
+/* A margin from which on a code may be off by more than one; 1 puts every code in doubt. */
+#define EXEC_FAR 0.5f
 
 enum { COPY = EXEC_LOGITS + 1 }; /* the kind of a step that changes border or codes for one convolution */
 

@@ -78,15 +78,14 @@ typedef struct {
     const int32_t *thresholds; /* `steps` each of row n or, where there are rows, of rows[n] */
     const int32_t *rows;
     int steps, top;
+    const float *margin; /* NULL, or a y nearer than margin[n] to the middle of two integers is in doubt */
 } int_requantization;
 
-/* A second operand: y + value of its code k. The value is table[k] or, without a table, k * slope. Where
- * margins are given, a y that is nearer than margin[n] to the middle of two integers is in doubt. */
+/* A second operand: y + value of its code k. The value is table[k] or, without a table, k * slope. */
 typedef struct {
     const float *table; /* INT_BLOCK entries at least */
     int count;
     float slope[INT_BLOCK]; /* the same number in every lane */
-    const float *margin;
 } int_shortcut;
 
 void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to);

@@ -208,7 +208,7 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
             store_reached(place, y, q->boundaries, q->top);
         else
             store_codes(place, y, top);
-        if (doubtful && near_tie(y, s->margin + e->first + c))
+        if (doubtful && near_tie(y, q->margin + e->first + c))
             doubt |= (uint32_t)1 << r;
         if (n < BLOCK)
             memcpy(to, codes, (size_t)n);
@@ -219,11 +219,13 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
 static inline uint32_t end_block(const int_requantization *q, const int_shortcut *s, const int_ending *e,
                                  int c, int n)
 {
-    int tabled = s && s->table, doubtful = s && s->margin, bounded = q->boundaries != NULL;
+    int tabled = s && s->table, doubtful = q->margin != NULL, bounded = q->boundaries != NULL;
     if (n == BLOCK && tabled && !doubtful && !bounded) /* additions of few bits */
         return end_rows(q, s, e, c, BLOCK, 1, 0, 0);
     if (n == BLOCK && s && !tabled && doubtful && !bounded) /* of 8 bits */
         return end_rows(q, s, e, c, BLOCK, 0, 1, 0);
+    if (n == BLOCK && !s && doubtful && !bounded) /* no additions, of 8 bits */
+        return end_rows(q, NULL, e, c, BLOCK, 0, 1, 0);
     return end_rows(q, s, e, c, n, tabled, doubtful, bounded);
 }
 
