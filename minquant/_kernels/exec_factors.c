@@ -2,14 +2,11 @@
 #include "exec_plan.h"
 #include <math.h>
 
-/* Factors of so many channels, for a group may begin anywhere. */
-static int padded_to(int channels) { return (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; }
-
 /* Factors of all channels and, behind them, from the first on again: whole vectors are read, and a row of a
  * product may hold several pixels. */
 static float *spread(exec_block *b, const float *from, int count, int channels)
 {
-    int padded = padded_to(channels);
+    int padded = (channels / INT_MAX_COLUMNS + 2) * INT_MAX_COLUMNS; /* a group may begin anywhere */
     float *to = exec_take(b, (size_t)padded * sizeof *to);
     if (to)
         for (int i = 0; i < padded; i++)
@@ -60,10 +57,6 @@ static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *m
             margin[c] =
                 op->boundaries ? 1 : near_ladder(t, op->top, direction[c], multiplier + c, offset + c);
         row += op->factors > 1 && direction[c];
-    }
-    for (int i = op->channels; i < padded_to(op->channels); i++) {
-        multiplier[i] = multiplier[i % op->channels];
-        offset[i] = offset[i % op->channels];
     }
     m->q.direction = direction;
     m->q.rows = rows;

@@ -50,7 +50,7 @@ static ptrdiff_t first_gap(const exec *e, int i, exec_stage stage)
         moved = 0;
         for (int j = 1; j < i; j++) {
             const exec_tensor *other = e->tensors + j;
-            if (!is_placed(e, j) || !live_together(t, other) || (stage && other->stage != stage))
+            if (!is_placed(e, j) || !live_together(t, other) || (stage != WHOLE && other->stage != stage))
                 continue;
             ptrdiff_t at = other->place[stage != WHOLE];
             if (at < place + t->image && place < at + other->image) {
@@ -67,7 +67,7 @@ static void place_tensors(exec *e, exec_stage stage)
     e->image_bytes[stage] = 0;
     for (int i = 1; i < e->tensor_count; i++) {
         exec_tensor *t = e->tensors + i;
-        if (!is_placed(e, i) || (stage && t->stage != stage))
+        if (!is_placed(e, i) || (stage != WHOLE && t->stage != stage))
             continue;
         ptrdiff_t place = first_gap(e, i, stage), end = place + t->image;
         t->place[stage != WHOLE] = place;

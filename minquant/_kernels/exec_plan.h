@@ -6,6 +6,9 @@
 
 #define SLACK 64 /* readable bytes behind a tensor: vectors end past its last byte, segments are padded */
 
+/* All steps, those whose images come in small batches, those that take several batches together. */
+typedef enum { WHOLE, EARLY, LATE } exec_stage;
+
 /* Where a tensor lies. Codes that a convolution reads have a border that holds its level 0, so that a kernel
  * row is one run of bytes: the copy that int_conv makes is what the operation before writes. */
 typedef struct {
@@ -16,13 +19,9 @@ typedef struct {
     int made;                /* the step that gives it, or -1 */
     int first, last;         /* steps that first write and last read its memory; first < 0: never made */
     ptrdiff_t line, image;   /* bytes between lines, between images */
-    int stage;               /* EARLY or LATE */
+    exec_stage stage;        /* EARLY or LATE */
     ptrdiff_t place[2]; /* bytes before it, for every image: of one arena for all, of that of its stage */
 } exec_tensor;
-
-/* All steps, those whose images come in small batches, those that take several batches together. */
-typedef int exec_stage;
-enum { WHOLE, EARLY, LATE };
 
 #define EXEC_MOST_IMAGES 32 /* that are taken through steps together */
 

@@ -44,14 +44,14 @@ static void wait_for_all(team *t)
 static void tap_tensor(const exec_batch *b, int i, uint8_t *to)
 {
     const exec_tensor *t = b->e->tensors + i + 1;
-    int apart = t->pitch != t->channels; /* pixels lie apart */
-    size_t pixel = (size_t)t->channels * (size_t)t->element, row = pixel * (size_t)t->width;
-    to += (size_t)b->first * (size_t)t->height * row;
+    int pieces = t->pitch == t->channels ? 1 : t->width; /* of a line: pixels may lie apart */
+    size_t piece = (size_t)(t->width / pieces) * (size_t)t->channels * (size_t)t->element;
+    to += (size_t)b->first * (size_t)t->height * (size_t)pieces * piece;
     for (int image = 0; image < b->images; image++)
         for (int y = 0; y < t->height; y++) {
             const uint8_t *from = exec_at(b, i + 1, image) + y * t->line;
-            for (int x = 0; x < (apart ? t->width : 1); x++, from += t->pitch, to += apart ? pixel : row)
-                memcpy(to, from, apart ? pixel : row);
+            for (int x = 0; x < pieces; x++, from += t->pitch, to += piece)
+                memcpy(to, from, piece);
         }
 }
 

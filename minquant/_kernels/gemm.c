@@ -5,8 +5,9 @@
 #define CHUNK_BYTES (1 << 18) /* activations of a task: they stay in the second-level cache */
 #define MOST_TASK_ROWS 512
 #define SUMS_BYTES (32 * INT_MAX_COLUMNS * sizeof(int32_t)) /* a tile has at most 32 rows */
-#define LEAST_PACKED 16                                     /* rows that pay for packing, with the panels */
-#define LEAST_PANELS 4                                      /* that read them */
+/* Rows, and panels that read them, from which packing pays. */
+#define LEAST_PACKED 16
+#define LEAST_PANELS 4
 
 const int32_t int_zeros[INT_MAX_COLUMNS];
 
@@ -117,7 +118,8 @@ static void run_panel(int_tiles *job, int panel, task_memory memory)
     const int_weights *w = job->p->w;
     int width = int_panel_width(w, panel), bits = w->bits;
     const uint8_t *from = w->panels + (size_t)panel * int_panel_codes(w, w->isa->columns) * (size_t)bits / 8;
-    if (needs_decoding(w, job->packed ? MOST_TASK_ROWS : job->left)) {
+    int rows = job->packed ? MOST_TASK_ROWS : job->left; /* packed tiles read decoded panels, however few */
+    if (needs_decoding(w, rows)) {
         w->isa->decode(w, from, int_panel_codes(w, width), memory.decoded);
         from = memory.decoded;
         bits = w->wide ? 16 : 8;

@@ -19,8 +19,8 @@
 #define ROWS (2 * HALF)
 /* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
 #define LEAST_ROWS 4
-#define LONG 8 /* steps of a product from which another tile is finished in between */
 #define LEAST_WORK 500
+#define LONG 8 /* steps of a product from which another tile is finished in between */
 #include "gemm_avx512.h"
 
 /* Tiles: 0, 1: sums of the upper rows; 2, 3: of the lower; 4, 5: upper and lower rows of activations; 6, 7:
@@ -42,6 +42,9 @@ ALWAYS void configure(int *loaded, int upper, int lower, int groups)
     }
     configure_tiles(&c);
 }
+
+/* Bytes of a result. */
+static ptrdiff_t element(const int_tile *t) { return t->q ? 1 : sizeof(int32_t); }
 
 /* A tile whose sums lie in memory, `left` rows of which are still to be finished, the next `rows` in one
  * piece; t->out moves with them. */
@@ -104,7 +107,7 @@ static __attribute__((noinline)) void finish_some(unfinished *u, int most)
     int_tile *t = u->t;
     int rows = int_min(most, u->rows);
     store_rows(t, rows, u->from);
-    t->out = (uint8_t *)t->out + rows * t->out_row * (t->q ? 1 : (ptrdiff_t)sizeof(int32_t));
+    t->out = (uint8_t *)t->out + rows * t->out_row * element(t);
     u->from += rows;
     u->rows -= rows;
     u->left -= rows;
@@ -199,7 +202,7 @@ ALWAYS void begin(const int_tile *t, int tall, int wide)
 }
 
 /* Leaves the sums in tiles 0 to 3; `to` is memory for them. A segment is equal parts, as few as there may be,
- * and a rest that is shorter. Sums begin as `start`, which every row of a tile loads. */
+ * and a rest that is shorter. */
 ALWAYS void product(const int_tile *t, int tall, int wide, int *loaded, int32_t (*to)[2 * HALF],
                     unfinished *u)
 {
@@ -239,7 +242,7 @@ static void keep_sums(const int_tile *t, int32_t (*to)[2 * HALF])
 static ptrdiff_t place_of(const int_tile *t, int row)
 {
     ptrdiff_t elements = row < t->upper ? row * t->out_row : t->out_lower + (row - t->upper) * t->out_row;
-    return elements * (t->q ? 1 : (ptrdiff_t)sizeof(int32_t));
+    return elements * element(t);
 }
 
 /* The same product in tiles of the instruction set that has the same panels, as equal as they can be. The

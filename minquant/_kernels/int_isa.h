@@ -34,8 +34,8 @@ typedef struct {
 
 extern const int32_t int_zeros[];
 
-/* The tiles of a task, handed out one after another; NULL behind the last. What int_next_tile points at is
- * overwritten by the next call. */
+/* The tiles of a task, handed out one after another; NULL behind the last. A tile is overwritten by the next
+ * call, or the next but one where the instruction set takes all tiles of a task (`tiles`). */
 typedef struct int_tiles int_tiles;
 int_tile *int_next_tile(int_tiles *from);
 
