@@ -141,10 +141,22 @@ class _Builder:
         ladders = np.flatnonzero(direction)
         rows = np.linspace(low[ladders] / 8, high[ladders] / 8 + 4 * top, top, axis=1).astype(int)
         rows += self.rng.integers(0, 2, rows.shape)
+        multiplier, offset = self.lines(channels, top, sums, rows, direction)
         rows = np.where(direction[direction != 0, None] > 0, rows, rows[:, ::-1])
-        self.emit(Requantize("codes", (sums,), top, np.full(channels, top * self.scale(sums), np.float32),
-                             np.full(channels, top / 2, np.float32), direction, rows.astype(np.int32)))
+        self.emit(Requantize("codes", (sums,), top, multiplier, offset, direction, rows.astype(np.int32)))
         return self.finished()
+
+    def lines(self, channels, top, sums, rows, direction):
+        """Factors of a Requantize: of channels with a ladder those of a line near it, in some programs one of them 0."""
+        multiplier = np.full(channels, top * self.scale(sums), np.float32)
+        offset = np.full(channels, top / 2, np.float32)
+        ladders = np.flatnonzero(direction)
+        slope = (top - 1) / (rows[:, -1] - rows[:, 0])
+        near = 0.5 - slope * rows[:, 0]
+        multiplier[ladders] = slope * direction[ladders]
+        offset[ladders] = np.where(direction[ladders] > 0, near, top - near)
+        multiplier[ladders[:1]] *= self.one_of(0, 1)
+        return multiplier, offset
 
     def pooled(self, size, stride):
         table = self.rng.permuted(np.tile(np.arange(256, dtype=np.uint8), (self.tensors[0].shape[2], 1)), axis=1)

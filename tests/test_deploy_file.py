@@ -139,7 +139,7 @@ def test_a_header_of_any_content_gives_a_program_or_a_clear_error(name, drawn):
             if remove:
                 del target[place[-1]]
             else:
-                target[place[-1]] = value
+                target[place[-1]] = copy.deepcopy(value)  # later edits may reach into it
         except (KeyError, IndexError, TypeError):
             continue  # an earlier edit took the place away
     try:

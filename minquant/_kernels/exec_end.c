@@ -73,31 +73,13 @@ static void add_rows(const exec_end *end, const int_ending *e)
                        e->to + r * e->to_row);
 }
 
-/* The channels of a row that have a ladder, of which a code may be in doubt. Where a line comes near the
- * ladder, the code is off by one at most. */
-static void climb(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to)
-{
-    for (int c = first; c < first + columns; c++, acc++, to++) {
-        if (!q->direction[c])
-            continue;
-        const int32_t *t = q->thresholds + (ptrdiff_t)q->rows[c] * q->steps;
-        int side = q->direction[c], code = *to;
-        if (q->margin[c] >= EXEC_FAR)
-            *to = int_ladder(q, c, *acc);
-        else if (code < q->steps && (side > 0 ? *acc >= t[code] : *acc <= t[code]))
-            *to = (uint8_t)(code + 1);
-        else if (code && (side > 0 ? *acc < t[code - 1] : *acc > t[code - 1]))
-            *to = (uint8_t)(code - 1);
-    }
-}
-
 static void requantize_rows(const exec_end *end, const int_ending *e)
 {
     const int_requantization *q = &end->made->q;
     uint32_t doubt = (*end->isa->loops)->end(q, NULL, e);
     for (int r = 0; q->direction && doubt && r < e->rows; r++)
         if (doubt >> r & 1)
-            climb(q, e->acc + r * e->acc_row, e->first, e->columns, e->to + r * e->to_row);
+            int_climb(q, e->acc + r * e->acc_row, e->first, e->columns, e->to + r * e->to_row);
 }
 
 int exec_end_is_cheap(const exec_op *op, const exec_made *made)

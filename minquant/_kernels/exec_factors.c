@@ -14,33 +14,26 @@ static float *spread(exec_block *b, const float *from, int count, int channels)
     return to;
 }
 
-/* How far a line through the first and the last threshold is from the ladder, in codes, where the code
- * changes; 1, and no line, where that is EXEC_FAR or more. Both are monotone, so that it is nowhere farther.
- */
-static float near_ladder(const int32_t *t, int top, int direction, float *multiplier, float *offset)
+/* How far the line is from the ladder, in codes, where the code changes; 1 where that is INT_FAR or more.
+ * Both are monotone, so that it is nowhere farther. */
+static float far_from_ladder(const int32_t *t, int top, int direction, float multiplier, float offset)
 {
-    double rise = (double)t[top - 1] - t[0];
-    if (top < 2 || rise * direction <= 0)
-        return 1;
-    float m = (float)((top - 1) / rise), o = (float)(0.5 - (top - 1) / rise * t[0]), farthest = 0;
+    float farthest = multiplier * (float)direction < 0 ? 1 : 0; /* one that falls where the codes rise */
     for (int j = 0; j < top; j++) {
         int64_t step = j ? ((int64_t)t[j] - t[j - 1]) * direction : 1;
         int32_t before = (int32_t)((int64_t)t[j] - direction); /* the last sum of code j */
-        float low = (float)before * m, high = (float)t[j] * m;
-        low = low + o - ((float)j + 0.5f);
-        high = (float)j + 0.5f - (high + o);
+        float low = (float)before * multiplier, high = (float)t[j] * multiplier;
+        low = low + offset - ((float)j + 0.5f);
+        high = (float)j + 0.5f - (high + offset);
         farthest = fmaxf(farthest, fmaxf(low, high));
-        if (step < 1 || !(farthest < EXEC_FAR))
+        if (step < 1 || !(farthest < INT_FAR))
             return 1;
     }
-    *multiplier = m;
-    *offset = o;
-    return farthest + 1.0f / (1 << 12); /* what comparing adds */
+    return farthest + 1.0f / (1 << 20); /* what comparing adds */
 }
 
-/* Rows of thresholds, and margins; where a line comes near and rounding gives the other codes, the factors
- * are those of the line. */
-static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *multiplier, float *offset)
+/* Rows of thresholds, and margins where rounding gives nearly all codes. */
+static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
 {
     static const float none = 0;
     int8_t *direction = exec_take(b, (size_t)op->channels);
@@ -54,8 +47,10 @@ static void make_ladder(exec_block *b, const exec_op *op, exec_made *m, float *m
         direction[c] = op->direction[op->factors == 1 ? 0 : c];
         rows[c] = row;
         if (direction[c])
-            margin[c] =
-                op->boundaries ? 1 : near_ladder(t, op->top, direction[c], multiplier + c, offset + c);
+            margin[c] = op->boundaries
+                            ? 1
+                            : far_from_ladder(t, op->top, direction[c], m->q.multiplier[c], m->q.offset[c]);
+        m->q.widest = fmaxf(m->q.widest, margin[c]);
         row += op->factors > 1 && direction[c];
     }
     m->q.direction = direction;
@@ -159,7 +154,7 @@ void exec_make_requantization(exec_block *b, const exec_op *op, exec_made *m)
     m->q = (int_requantization){
         .top = op->top, .multiplier = multiplier, .offset = offset, .boundaries = op->boundaries};
     if (op->direction)
-        make_ladder(b, op, m, multiplier, offset);
+        make_ladder(b, op, m);
     if (op->kind == EXEC_ADD_REQUANTIZE)
         make_shortcut(b, op, m);
     if (op->wide)

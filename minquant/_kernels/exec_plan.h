@@ -43,9 +43,6 @@ typedef struct {
     int_shortcut shortcut; /* add requantize */
 } exec_made;
 
-/* A margin from which on a code may be off by more than one; 1 puts every code in doubt. */
-#define EXEC_FAR 0.5f
-
 enum { COPY = EXEC_LOGITS + 1 }; /* the kind of a step that changes border or codes for one convolution */
 
 /* Something computed for all images: the operation `op`, and what ends its sums. */

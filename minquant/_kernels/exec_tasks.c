@@ -31,7 +31,7 @@ static int_product product_of(const exec_batch *b, const exec_step *s, const exe
                      .out_image = end->out_image};
     if (s->kind == EXEC_CONVOLUTION)
         p.a -= op->padding * (x->line + x->channels);
-    if (end->op && exec_end_is_cheap(end->op, end->made))
+    if (end->op && end->op->kind == EXEC_REQUANTIZE && int_is_in_tile(e->isa, &end->made->q))
         p.q = &end->made->q;
     else if (end->op) {
         p.ending = end_product;

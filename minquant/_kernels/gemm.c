@@ -87,15 +87,21 @@ static void describe_tile(const int_tiles *job, int width, const void *panel, in
     t->is_pair = 0;
 }
 
-/* The factors of a panel's columns. */
+/* What requantizes a panel's columns. */
 static void take_factors(int_tiles *job)
 {
     const int_product *p = job->p;
-    if (p->q) {
-        job->q = *p->q;
-        job->q.multiplier += p->first + job->column;
-        job->q.offset += p->first + job->column;
-    }
+    int first = p->first + job->column;
+    if (!p->q)
+        return;
+    job->q = *p->q;
+    job->q.multiplier += first;
+    job->q.offset += first;
+    if (!p->q->direction || !p->q->rows)
+        return;
+    job->q.direction += first;
+    job->q.rows += first;
+    job->q.margin += first;
 }
 
 static void run_tiles(int_tiles *job)

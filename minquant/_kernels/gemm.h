@@ -51,8 +51,14 @@ int int_product_start(const int_weights *w, int shift, int32_t **start);
 /* What is subtracted from activations that the kernels read as uint8. */
 static inline int int_shift(const int_options *o) { return o->zero_point + (o->is_signed ? 128 : 0); }
 
-/* Whether a tile can requantize on its own. */
+/* Whether rounding gives all codes. */
 static inline int int_is_cheap(const int_requantization *q) { return !q->direction && !q->boundaries; }
+
+/* Whether tiles requantize on their own, some only where rounding gives all codes. */
+static inline int int_is_in_tile(const int_isa *isa, const int_requantization *q)
+{
+    return int_is_cheap(q) || (isa->settles && q->margin && !q->boundaries && q->widest < INT_FAR);
+}
 
 /* to[i] = from[i] as uint8: int8 moves up by 128, which turns the top bit round. */
 void int_copy_codes(const uint8_t *from, size_t count, int is_signed, uint8_t *to);

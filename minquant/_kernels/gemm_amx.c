@@ -56,15 +56,20 @@ typedef struct {
     int rows, left;
 } unfinished;
 
-/* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. */
-ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512 offset, __m512 top)
+/* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. *far: how
+ * far from an integer they were. */
+ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512 offset, __m512 top,
+                      __m512 *far)
 {
     vec rows[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        __m512 y = _mm512_cvtepi32_ps(load(from[i]));
-        y = _mm512_min_ps(_mm512_add_ps(_mm512_mul_ps(y, multiplier), offset), top);
-        rows[i] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(load(from[i])), multiplier);
+        y = _mm512_add_ps(y, offset);
+        if (far)
+            *far = i ? _mm512_range_ps(*far, from_integer(y), LARGER_MAGNITUDE) : from_integer(y);
+        rows[i] =
+            _mm512_cvt_roundps_epi32(_mm512_min_ps(y, top), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
     vec codes =
         _mm512_packus_epi16(_mm512_packs_epi32(rows[0], rows[1]), _mm512_packs_epi32(rows[2], rows[3]));
@@ -74,19 +79,24 @@ ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512
 }
 
 /* Stores the first rows, a multiple of 4, of 16 columns as codes; returns how many. */
-ALWAYS int store_fours(const int_tile *t, int rows, int column, const int32_t (*from)[2 * HALF])
+ALWAYS int store_fours(const int_tile *t, int rows, int column, const int32_t (*from)[2 * HALF],
+                       const int has_ladders)
 {
     __m512 multiplier = _mm512_loadu_ps(t->q->multiplier + column),
            offset = _mm512_loadu_ps(t->q->offset + column), top = _mm512_set1_ps((float)t->q->top);
     uint8_t *to = (uint8_t *)t->out + column;
+    __m512 limit = _mm512_set1_ps(0.5f - t->q->widest), far;
     ptrdiff_t out_row = t->out_row;
     int row = 0;
     for (; row + 4 <= rows; row += 4, to += 4 * out_row) {
-        vec codes = four_codes(from + row, multiplier, offset, top);
+        vec codes = four_codes(from + row, multiplier, offset, top, has_ladders ? &far : NULL);
         _mm_storeu_si128((__m128i *)(void *)to, _mm512_castsi512_si128(codes));
         _mm_storeu_si128((__m128i *)(void *)(to + out_row), _mm512_extracti32x4_epi32(codes, 1));
         _mm_storeu_si128((__m128i *)(void *)(to + 2 * out_row), _mm512_extracti32x4_epi32(codes, 2));
         _mm_storeu_si128((__m128i *)(void *)(to + 3 * out_row), _mm512_extracti32x4_epi32(codes, 3));
+        if (has_ladders && _mm512_cmp_ps_mask(_mm512_abs_ps(far), limit, _CMP_GT_OQ))
+            for (int i = row; i < row + 4; i++)
+                settle(t, i, column, load(from[i]));
     }
     return row;
 }
@@ -95,7 +105,10 @@ static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HA
 {
     for (int column = 0; column < t->columns; column += HALF) {
         const int32_t(*first)[2 * HALF] = (const int32_t(*)[2 * HALF])(const void *)(&from[0][column]);
-        int row = t->q && t->columns - column >= HALF ? store_fours(t, rows, column, first) : 0;
+        int row = 0;
+        if (t->q && t->columns - column >= HALF)
+            row = t->q->direction ? store_fours(t, rows, column, first, 1)
+                                  : store_fours(t, rows, column, first, 0);
         for (; row < rows; row++)
             store(t, row, column, load(&from[row][column]));
     }
@@ -313,6 +326,7 @@ static const int_isa isa = {.name = "amx",
                             .widest_product = INT_MAX_PRODUCT,
                             .decode = decode,
                             .tiles = tiles,
+                            .settles = 1,
                             .loops = &int_loops_avx512vnni,
                             .floats = &codebook_isa_avx512vnni};
 const int_isa *const int_isa_amx = &isa;

@@ -21,14 +21,36 @@ ALWAYS void store_codes(const int_requantization *q, int column, __m512i acc, in
         _mm_mask_storeu_epi8(to, (__mmask16)((1u << count) - 1), bytes);
 }
 
+/* How far y is from the integer it is rounded to, with a sign. */
+ALWAYS __m512 from_integer(__m512 y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT); }
+#define LARGER_MAGNITUDE 11 /* of two numbers, without its sign: an immediate of vrangeps */
+
+/* Puts right the codes of up to 16 columns of a row that have a ladder. */
+static __attribute__((noinline)) void settle(const int_tile *t, int row, int column, __m512i acc)
+{
+    int32_t sums[16];
+    _mm512_storeu_si512(sums, acc);
+    int_climb(t->q, sums, column, int_min(16, t->columns - column),
+              (uint8_t *)t->out + row * t->out_row + column);
+}
+
+ALWAYS int is_in_doubt(const int_requantization *q, int column, __m512i acc)
+{
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(q->multiplier + column));
+    y = from_integer(_mm512_add_ps(y, _mm512_loadu_ps(q->offset + column)));
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(y), _mm512_set1_ps(0.5f - q->widest), _CMP_GT_OQ) != 0;
+}
+
 ALWAYS void store(const int_tile *t, int row, int column, vec sums)
 {
     int count = t->columns - column;
     if (count <= 0)
         return;
-    if (t->q)
+    if (t->q) {
         store_codes(t->q, column, sums, count, (uint8_t *)t->out + row * t->out_row + column);
-    else
+        if (t->q->direction && is_in_doubt(t->q, column, sums))
+            settle(t, row, column, sums);
+    } else
         _mm512_mask_storeu_epi32((int32_t *)t->out + row * t->out_row + column,
                                  (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1), sums);
 }

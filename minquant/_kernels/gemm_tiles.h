@@ -26,7 +26,10 @@ static inline ptrdiff_t input_of(const int_product *p, int_run r)
 }
 
 /* Whether a tile cannot finish its sums, so that they go through memory. */
-static inline int ends_in_memory(const int_product *p) { return p->ending || (p->q && !int_is_cheap(p->q)); }
+static inline int ends_in_memory(const int_product *p)
+{
+    return p->ending || (p->q && !int_is_in_tile(p->w->isa, p->q));
+}
 
 /* Some rows of a product times one panel: `left` of them, of which the next is row `row` of run `at`. */
 struct int_tiles {

@@ -132,4 +132,5 @@ ALWAYS void product(const int_tile *t, int rows, int vectors, int bits)
                                 .decode = decode,                                                          \
                                 .tile = tile,                                                              \
                                 .loops = its_loops,                                                        \
-                                .floats = its_floats}
+                                .floats = its_floats,                                                      \
+                                .settles = VECTOR == 64}

@@ -79,7 +79,11 @@ typedef struct {
     const int32_t *rows;
     int steps, top;
     const float *margin; /* NULL, or a y nearer than margin[n] to the middle of two integers is in doubt */
+    float widest;        /* the greatest margin */
 } int_requantization;
+
+/* A margin from which on a code may be off by more than one; 1 puts every code in doubt. */
+#define INT_FAR 0.5f
 
 /* A second operand: y + value of its code k. The value is table[k] or, without a table, k * slope. */
 typedef struct {
@@ -91,6 +95,9 @@ typedef struct {
 void int_requantize(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to);
 uint8_t int_ladder(const int_requantization *q, int channel, int32_t acc); /* direction is not 0 */
 uint8_t int_code_of(const int_requantization *q, float y);                 /* of a channel with direction 0 */
+
+/* Puts right what may be in doubt of codes that are those of rounding: those of channels with a direction. */
+void int_climb(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to);
 
 /* ---- Products (gemm.c) ---- */
 typedef struct {

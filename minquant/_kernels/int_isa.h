@@ -120,6 +120,7 @@ struct int_isa {
     void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
     void (*tile)(const int_tile *t);
     void (*tiles)(int_tiles *from); /* all tiles of a task, or NULL: `tile` and int_end_tile for each */
+    int settles; /* whether these put right the codes that are in doubt */
     const int_loops *const *loops;
     const struct codebook_isa *const *floats; /* codebook.h */
 };

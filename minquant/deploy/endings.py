@@ -24,7 +24,8 @@ class Requantize(Op):
     """codes of sums, per channel (or one for all): the cheap form, or a ladder where `direction` is not 0.
 
     cheap  : clip(rint(acc * multiplier + offset), 0, top) in float32; with edges, the number of them that are reached
-    ladder : number of this channel's thresholds t with acc >= t (direction 1) or acc <= t (direction -1)
+    ladder : number of this channel's thresholds t with acc >= t (direction 1) or acc <= t (direction -1); its
+             multiplier and offset are a line near the ladder, which saves the executor most of the search
     thresholds (channels with a ladder, top), in the order of the channels;  edges (0,) or (top,), ascending
     """
 

@@ -187,6 +187,8 @@ def cheap_codes(acc, multiplier, offset, top, shortcut=None, edges=()):
 def fit(ladder, slope, shortcut=None, edges=()):
     """Return (multiplier, offset, fits): the cheap form of every channel, and where it equals the ladder everywhere.
 
+    Where nothing fits, the factors are those of a line that is close: nearly all codes are right.
+
     slope    : (channels,) codes per mirrored accumulator step, a first guess; with edges values per step
     shortcut : None, or float32 (codes,) in units of the next code; with edges values
     edges    : nothing to round, or (top,) float32 boundaries of the codes
@@ -194,15 +196,22 @@ def fit(ladder, slope, shortcut=None, edges=()):
     top, channels = ladder.thresholds.shape[1:]
     multiplier, offset = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
     fits = np.zeros(channels, bool)
-    for nudge in (0, 1, -1, 2, -2):
-        trial = _nudged(np.asarray(slope, np.float32), nudge)
-        for candidate in _offsets(ladder, trial, shortcut, edges):
-            good = ~fits & verified(ladder, trial, candidate, top, shortcut, edges)
-            multiplier[good], offset[good] = (ladder.direction * trial)[good], candidate[good]
-            fits |= good
+    for i, (trial, candidate) in enumerate(_trials(ladder, slope, shortcut, edges)):
+        good = ~fits & verified(ladder, trial, candidate, top, shortcut, edges)
+        taken = good if i else np.ones(channels, bool)
+        multiplier[taken], offset[taken] = (ladder.direction * trial)[taken], candidate[taken]
+        fits |= good
         if fits.all():
             break
     return multiplier, offset, fits
+
+
+def _trials(ladder, slope, shortcut, edges):
+    """Multipliers, of the mirrored accumulators, and offsets that may fit, the best guess first."""
+    for nudge in (0, 1, -1, 2, -2):
+        multiplier = _nudged(np.asarray(slope, np.float32), nudge)
+        for offset in _offsets(ladder, multiplier, shortcut, edges):
+            yield multiplier, offset
 
 
 def _nudged(x, count):
