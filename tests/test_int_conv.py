@@ -82,6 +82,23 @@ def test_layers_of_real_networks_match_the_oracle_at_any_number_of_threads(isa, 
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel, padding", [(1, ((0, 1), (0, 0))), (1, 1), (3, 0), (3, 1), (5, 2)])
+def test_lines_of_small_images_whatever_their_width_match_the_oracle(isa, kernel, padding):
+    for seed, (height, width) in enumerate(np.ndindex(12, 17)):
+        if padding == 0 and min(height, width) + 1 < kernel:
+            continue
+        bits = (1, 2, 4, 8)[seed % 4]
+        x, weights, rng = case((1 + seed % 3, height + 1, width + 1, 4), (kernel, kernel, 4, (3, 40)[seed % 2]), 1, bits,
+                               "codebook", np.uint8, seed)
+        expected = intops.conv2d(x, weights, 1, padding, 7)
+        oracle, compiled = both(requantizer(expected, 4, rng))
+        w = packed(weights.codes, weights.levels, bits, isa)
+        assert np.array_equal(kernels.conv2d(x, w, 1, padding, 7), expected)
+        assert np.array_equal(kernels.conv2d(x, w, 1, padding, 7, compiled),
+                              intops.conv2d(x, weights, 1, padding, 7, oracle))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_padding_with_the_zero_point_adds_nothing(isa):
     x = np.full((1, 3, 3, 4), 200, np.uint8)
     w = packed(np.ones((3, 3, 4, 2), np.uint8), np.array([0, -128], np.int8), 1, isa)

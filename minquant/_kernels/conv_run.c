@@ -73,6 +73,7 @@ static int run_image(const void *context, int image, int thread)
                          .out = job->out + place * size,
                          .out_line = (ptrdiff_t)s->out_w * s->columns,
                          .out_row = s->columns};
+        int_join_runs(&p);
         if (int_product_run(&p, job->threads))
             return -1;
     }

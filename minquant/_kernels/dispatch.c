@@ -17,7 +17,8 @@ static int has_avxvnni(void)
 }
 static int has_avx512vnni(void)
 {
-    return CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512vl") && CPU_HAS("avx512vnni");
+    return CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512dq") && CPU_HAS("avx512vl") &&
+           CPU_HAS("avx512vnni");
 }
 #else
 #define CPU_HAS(feature) 0

@@ -63,21 +63,21 @@ static void in_even_runs(int_product *p, exec_end *end, int rows)
     end->shortcut_line = INT_RUN_ROWS * end->shortcut_row;
 }
 
-static int_product set_up(const exec_batch *b, const exec_step *s, exec_end *end, int group)
+static void set_up(const exec_batch *b, const exec_step *s, exec_end *end, int group, int_product *p)
 {
     const exec *e = b->e;
     *end = exec_end_of(b, s, 0);
     end->out_row *= e->made[s->op].pixels;
-    int_product p = product_of(b, s, end, group);
+    *p = product_of(b, s, end, group);
     if (s->kind == EXEC_LINEAR) { /* rows are images */
-        p.row = p.image;
-        p.images = 1;
-        p.out_row = end->out_row = end->out_image;
+        p->row = p->image;
+        p->images = 1;
+        p->out_row = end->out_row = end->out_image;
         end->shortcut_row = end->shortcut_image;
-        in_even_runs(&p, end, b->images);
+        in_even_runs(p, end, b->images);
     } else if (lies_evenly(e, s))
-        in_even_runs(&p, end, p.rows);
-    return p;
+        in_even_runs(p, end, p->rows);
+    int_join_runs(p);
 }
 
 /* Tasks of a product: those of the first group, then of the next. */
@@ -85,12 +85,13 @@ static void product_tasks(const exec_batch *b, const exec_step *s, int threads, 
                           void *scratch)
 {
     exec_end ending;
-    int_product p = set_up(b, s, &ending, 0);
+    int_product p;
+    set_up(b, s, &ending, 0, &p);
     int_split split = int_product_split(&p, threads);
     for (int i = first, group = 0; i < end; i++) {
         if (i / split.tasks != group) {
             group = i / split.tasks;
-            p = set_up(b, s, &ending, group);
+            set_up(b, s, &ending, group, &p);
         }
         int_product_task(&p, split, i % split.tasks, scratch);
     }
@@ -153,7 +154,8 @@ static int proper_tasks(const exec_batch *b, const exec_step *s, int threads)
     if (!is_product(b->e, s))
         return b->images * parts_of(b->e, s, threads);
     exec_end end;
-    int_product p = set_up(b, s, &end, 0);
+    int_product p;
+    set_up(b, s, &end, 0, &p);
     int tasks = int_product_split(&p, threads).tasks;
     return s->kind == EXEC_LINEAR ? tasks : tasks * b->e->net->ops[s->op].groups;
 }

@@ -8,6 +8,8 @@
 /* Rows, and panels that read them, from which packing pays. */
 #define LEAST_PACKED 16
 #define LEAST_PANELS 4
+#define LINE 64                 /* bytes of the caches */
+#define LARGE_WEIGHTS (1 << 17) /* bytes that a cache may not keep from one image to the next */
 
 const int32_t int_zeros[INT_MAX_COLUMNS];
 
@@ -23,6 +25,11 @@ static size_t decoded_bytes(const int_weights *w)
     return (size_t)int_up((int)int_panel_codes(w, w->isa->columns), 64) * (w->wide ? 2 : 1);
 }
 
+static size_t panel_bytes(const int_weights *w)
+{
+    return int_panel_codes(w, w->isa->columns) * (size_t)w->bits / 8;
+}
+
 static int needs_decoding(const int_weights *w, int rows)
 {
     return (w->bits < 8 || w->wide) && rows > w->isa->fused_rows;
@@ -34,7 +41,24 @@ static int is_packed(const int_product *p)
 {
     const int_weights *w = p->w;
     return int_min(p->run_rows, p->rows) <= w->isa->packs_up_to && p->images * p->rows >= LEAST_PACKED &&
-           int_panels(w) >= LEAST_PANELS && w->segments == 1 && w->padded == w->length;
+           int_panels(w) >= LEAST_PANELS && w->segments == 1 && w->padded == w->length && !p->period;
+}
+
+/* Their tiles read decoded panels, so the rows must be enough for decoding. */
+void int_join_runs(int_product *p)
+{
+    const int_isa *isa = p->w->isa;
+    const int most = isa->rows, used = p->run_rows;
+    if (used >= most / 2 || !isa->takes_pairs || used >= p->rows)
+        return;
+    int row = (int)p->row, line = (int)p->line, runs = p->rows / used, period = line / row;
+    int span = (runs - 1) * period + used, joined = (span + most - 1) / most, apart = (runs + 1) / 2;
+    int is_even = period * row == line && runs * used == p->rows;
+    if (!is_even || period < used || span <= isa->fused_rows || 3 * joined > 2 * apart || is_packed(p))
+        return;
+    p->used = used;
+    p->period = period;
+    p->rows = p->run_rows = span;
 }
 
 /* Bytes from one packed row to the next: those of neighbours lie in different sets of the cache. */
@@ -104,6 +128,20 @@ static void take_factors(int_tiles *job)
     job->q.margin += first;
 }
 
+/* What tiles fetch into the second-level cache while they multiply: the next panel of the task, of weights
+ * that are too large to have stayed there. */
+static void look_ahead(int_tiles *job, int panel, int end)
+{
+    const int_weights *w = job->p->w;
+    job->ahead = w->panels + (size_t)(panel + 1) * panel_bytes(w);
+    job->ahead_lines = 0;
+    if (panel + 1 < end && w->bytes >= LARGE_WEIGHTS) {
+        int tiles = (job->left + w->isa->rows - 1) / w->isa->rows;
+        int steps = tiles * w->segments * ((w->padded + LINE - 1) / LINE);
+        job->ahead_lines = (int)(panel_bytes(w) / LINE) / steps + 1;
+    }
+}
+
 static void run_tiles(int_tiles *job)
 {
     const int_isa *isa = job->p->w->isa;
@@ -123,7 +161,7 @@ static void run_panel(int_tiles *job, int panel, task_memory memory)
 {
     const int_weights *w = job->p->w;
     int width = int_panel_width(w, panel), bits = w->bits;
-    const uint8_t *from = w->panels + (size_t)panel * int_panel_codes(w, w->isa->columns) * (size_t)bits / 8;
+    const uint8_t *from = w->panels + (size_t)panel * panel_bytes(w);
     int rows = job->packed ? MOST_TASK_ROWS : job->left; /* packed tiles read decoded panels, however few */
     if (needs_decoding(w, rows)) {
         w->isa->decode(w, from, int_panel_codes(w, width), memory.decoded);
@@ -182,7 +220,8 @@ void int_product_task(const int_product *p, int_split split, int i, void *scratc
 {
     const int_weights *w = p->w;
     int runs = runs_of_image(p), panels = int_panels(w), parts = (panels + split.panels - 1) / split.panels;
-    int panel = i % parts * split.panels, first = i / parts * split.chunk;
+    int panel = i % parts * split.panels, end = int_min(panel + split.panels, panels);
+    int first = i / parts * split.chunk;
     int count = int_min(split.chunk, runs * p->images - first);
     task_memory memory = lay_out(w, scratch);
     int_run at = run_at(p, first / runs, first % runs);
@@ -195,9 +234,10 @@ void int_product_task(const int_product *p, int_split split, int i, void *scratc
         job.packed_row = packed_row(w);
         pack_rows(p, at, rows, memory.rows);
     }
-    for (int end = int_min(panel + split.panels, panels); panel < end; panel++) {
+    for (; panel < end; panel++) {
         int_start_tiles(&job, at, rows);
         job.packed = packed ? memory.rows : NULL;
+        look_ahead(&job, panel, end);
         run_panel(&job, panel, memory);
     }
 }

@@ -21,6 +21,7 @@ struct int_product {
     const uint8_t *a;
     ptrdiff_t row, line, image;
     int rows, run_rows, images;
+    int used, period;         /* of joined runs; else 0 */
     const ptrdiff_t *offsets; /* of the segments of a row */
     const int32_t *start;     /* per column; NULL: zeros */
     const int_requantization *q;
@@ -30,6 +31,10 @@ struct int_product {
     void (*ending)(const int_product *p, const int_sums *sums); /* instead of q, or NULL */
     const void *context;                                        /* what the ending needs besides */
 };
+
+/* Where the runs of an image and what lies between them fill fewer tiles than the runs alone: makes them one
+ * run, of whose every `period` rows the first `used` are results. */
+void int_join_runs(int_product *p);
 
 /* A product in tasks that may run at the same time, each with its own scratch memory, 64-byte aligned. */
 typedef struct {

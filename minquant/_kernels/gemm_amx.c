@@ -20,7 +20,7 @@
 /* Below so many rows, or vectors of products, AVX-512 VNNI is quicker than loading shapes of tiles. */
 #define LEAST_ROWS 4
 #define LEAST_WORK 500
-#define LONG 8 /* steps of a product from which another tile is finished in between */
+#define LONG 7 /* steps of a product from which another tile is finished in between */
 #include "gemm_avx512.h"
 
 /* Tiles: 0, 1: sums of the upper rows; 2, 3: of the lower; 4, 5: upper and lower rows of activations; 6, 7:
@@ -54,6 +54,8 @@ typedef struct {
     const int32_t (*from)[2 * HALF];
     int_piece piece;
     int rows, left;
+    const uint8_t *ahead; /* what is fetched meanwhile, so many lines in every step */
+    int lines;
 } unfinished;
 
 /* Codes of four rows of 16 sums, as store_codes computes them, in one vector: packing clips at 0. *far: how
@@ -114,6 +116,15 @@ static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HA
     }
 }
 
+static void begin_piece(unfinished *u)
+{
+    u->rows = u->piece.rows;
+    u->from += u->piece.skip;
+    u->left = u->piece.left;
+    if (!u->t->out)
+        u->t->out = int_out(u->job, u->piece.run, u->piece.row);
+}
+
 /* Finishes up to so many rows of a piece. */
 static __attribute__((noinline)) void finish_some(unfinished *u, int most)
 {
@@ -126,9 +137,9 @@ static __attribute__((noinline)) void finish_some(unfinished *u, int most)
     u->left -= rows;
     if (u->rows || !u->left)
         return;
-    u->piece = int_next_piece(u->job, u->piece);
-    u->rows = u->piece.rows;
-    t->out = int_out(u->job, u->piece.run, u->piece.row);
+    t->out = NULL;
+    int_next_piece(u->job, &u->piece);
+    begin_piece(u);
 }
 
 static void finish(unfinished *u)
@@ -148,14 +159,21 @@ static void begin_to_finish(unfinished *u, int_tile *t, const int32_t (*from)[2 
     u->left = t->rows;
     if (t->ends_in_memory)
         return;
-    u->piece = int_first_piece(t);
-    u->rows = u->piece.rows;
-    if (!t->out)
-        t->out = int_out(u->job, u->piece.run, u->piece.row);
+    int_first_piece(u->job, t, &u->piece);
+    begin_piece(u);
 }
 
-/* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. Between
- * the steps, whose products take longer than they take to begin, another tile is finished. */
+/* What is done while products are on their way, which take longer than they take to begin: some rows of
+ * another tile are finished, and some lines of the next panel fetched. */
+ALWAYS void use_time(unfinished *u)
+{
+    for (int line = 0; line < u->lines; line++, u->ahead += TILE_BYTES)
+        _mm_prefetch((const char *)u->ahead, _MM_HINT_T1);
+    if (u->left && !u->t->ends_in_memory)
+        finish_some(u, 4);
+}
+
+/* Adds `steps` times `groups` groups of each segment, from group `first` on, to the tiles of sums. */
 ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int tall, int wide, unfinished *u)
 {
     const ptrdiff_t group_bytes = wide ? 2 * TILE_BYTES : TILE_BYTES;
@@ -177,8 +195,8 @@ ALWAYS void add_groups(const int_tile *t, int first, int groups, int steps, int 
                 if (wide)
                     MULTIPLY_TILES(3, 5, 7);
             }
-            if (u->left && is_long && !u->t->ends_in_memory)
-                finish_some(u, 4);
+            if (is_long)
+                use_time(u);
         }
     }
 }
@@ -292,6 +310,7 @@ static void tiles(int_tiles *job)
     int32_t sums[2][ROWS][2 * HALF] __attribute__((aligned(64)));
     unfinished last = {.job = job};
     int loaded = 0, turn = 0;
+    last.ahead = int_look_ahead(job, &last.lines);
     for (int_tile *t; (t = int_next_tile(job)); turn = !turn) {
         int is_worth = is_worth_tiles(t);
         if (is_worth)

@@ -5,6 +5,10 @@
 static int height(const int_product *p, int rows)
 {
     int most = p->w->isa->rows, count = (rows + most - 1) / most;
+    int lines =
+        p->period ? (rows / p->period + count) / count : 0; /* of joined runs, whole ones if they fit */
+    if (lines && lines * p->period <= most)
+        return lines * p->period;
     return rows <= most ? rows : (rows + count - 1) / count;
 }
 
@@ -47,7 +51,7 @@ static void take_rows(const int_tiles *job, int_tile *t)
     t->out_lower = t->upper * t->out_row;
     t->is_pair = 0;
     if (!t->ends_in_memory)
-        t->out = int_out(job, t->at, t->first);
+        t->out = p->period ? NULL : int_out(job, t->at, t->first);
     if (isa->takes_pairs && t->at.rows <= isa->rows / 2)
         take_pair(job, t);
 }
@@ -89,16 +93,49 @@ void int_start_tiles(int_tiles *job, int_run at, int rows)
     job->height = height(job->p, at.rows);
 }
 
-int_piece int_first_piece(const int_tile *t)
+/* From row `row` of the joined runs of an image on, of `left` rows of a tile. */
+static void take_between_gaps(const int_product *p, int image, int row, int left, int_piece *piece)
 {
-    return (int_piece){t->at, t->first, int_min(t->at.rows - t->first, t->rows), t->rows};
+    int run = row / p->period, first = row % p->period, skip = 0;
+    if (row >= p->rows) {
+        image++;
+        run = first = 0;
+    } else if (first >= p->used) {
+        skip = int_min(p->period - first, left);
+        run++;
+        first = 0;
+    }
+    left -= skip;
+    *piece = (int_piece){{image, run, p->used}, skip, first, int_min(p->used - first, left), left};
 }
 
-int_piece int_next_piece(const int_tiles *job, int_piece last)
+void int_first_piece(const int_tiles *job, const int_tile *t, int_piece *piece)
 {
-    int_run run = run_after(job->p, last.run);
-    int left = last.left - last.rows;
-    return (int_piece){run, 0, int_min(run.rows, left), left};
+    if (job->p->period)
+        take_between_gaps(job->p, t->at.image, t->first, t->rows, piece);
+    else
+        *piece = (int_piece){t->at, 0, t->first, int_min(t->at.rows - t->first, t->rows), t->rows};
+}
+
+void int_next_piece(const int_tiles *job, int_piece *piece)
+{
+    const int_product *p = job->p;
+    int left = piece->left - piece->rows;
+    if (p->period) {
+        int row = piece->run.run * p->period + piece->row + piece->rows;
+        take_between_gaps(p, piece->run.image, row, left, piece);
+        return;
+    }
+    piece->run = run_after(p, piece->run);
+    piece->skip = piece->row = 0;
+    piece->rows = int_min(piece->run.rows, left);
+    piece->left = left;
+}
+
+const uint8_t *int_look_ahead(const int_tiles *job, int *lines)
+{
+    *lines = job->ahead_lines;
+    return job->ahead;
 }
 
 void *int_out(const int_tiles *job, int_run run, int row)
@@ -123,7 +160,9 @@ static void end_sums(const int_tiles *job, const int_sums *sums)
 void int_end_tile(const int_tiles *job, const int_tile *t, const int32_t *acc, int pitch)
 {
     int_sums sums = {.columns = t->columns, .pitch = pitch, .first = job->p->first + job->column};
-    for (int_piece i = int_first_piece(t);; i = int_next_piece(job, i)) {
+    int_piece i;
+    for (int_first_piece(job, t, &i);; int_next_piece(job, &i)) {
+        acc += (ptrdiff_t)i.skip * pitch;
         sums.acc = acc;
         sums.rows = i.rows;
         sums.image = i.run.image;

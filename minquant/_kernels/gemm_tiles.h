@@ -41,6 +41,8 @@ struct int_tiles {
     ptrdiff_t packed_row;  /* bytes between them */
     int_requantization q;
     int_tile t[2];
+    const uint8_t *ahead; /* the next panel; int_look_ahead */
+    int ahead_lines;
     int turn, takes_turns; /* tile to be handed out; whether the other one is still in use then */
 };
 

@@ -24,8 +24,7 @@ typedef struct {
     const int32_t *start;       /* per column, added to the sums; int_zeros where that is for nothing */
     int bits, rows, columns;
     const int_requantization *q; /* already at the first column of the panel; NULL: int32 */
-    void *out; /* NULL where the results of its rows lie apart: a packed tile, which int_first_piece takes
-                  apart */
+    void *out; /* NULL where the results of its rows lie apart, and int_first_piece takes the tile apart */
     ptrdiff_t out_row;  /* elements */
     int ends_in_memory; /* out is memory for sums alone, which int_end_tile ends */
     int_run at;         /* the run of its first row, which is row `first` there */
@@ -45,10 +44,15 @@ void int_end_tile(const int_tiles *from, const int_tile *t, const int32_t *acc, 
 /* The rows of a tile in pieces that lie in one run each; one without rows is behind the last. */
 typedef struct {
     int_run run;
+    int skip;            /* rows of the tile before it that are no results */
     int row, rows, left; /* the first, in its run; how many; of this and all further pieces */
 } int_piece;
-int_piece int_first_piece(const int_tile *t);
-int_piece int_next_piece(const int_tiles *from, int_piece last);
+void int_first_piece(const int_tiles *from, const int_tile *t, int_piece *piece);
+void int_next_piece(const int_tiles *from, int_piece *piece);
+
+/* What is worth fetching into the second-level cache meanwhile: *lines lines of 64 bytes with every 64 bytes
+ * of a segment that a tile reads. */
+const uint8_t *int_look_ahead(const int_tiles *from, int *lines);
 
 /* Where the result of a row of a run begins. */
 void *int_out(const int_tiles *from, int_run run, int row);
@@ -120,7 +124,7 @@ struct int_isa {
     void (*decode)(const int_weights *w, const uint8_t *from, size_t codes, void *to);
     void (*tile)(const int_tile *t);
     void (*tiles)(int_tiles *from); /* all tiles of a task, or NULL: `tile` and int_end_tile for each */
-    int settles; /* whether these put right the codes that are in doubt */
+    int settles;                    /* whether these put right the codes that are in doubt */
     const int_loops *const *loops;
     const struct codebook_isa *const *floats; /* codebook.h */
 };
