@@ -55,7 +55,7 @@ static void settle_row(const exec_end *end, const int32_t *acc, int first, int c
         float y = scaled + m->q.offset[channel];
         float beside = m->shortcut.table ? m->shortcut.table[k[j]] : (float)k[j] * m->shortcut.slope[0];
         y = y + beside;
-        if (fabsf(y - rintf(y)) > 0.5f - m->q.margin[channel]) {
+        if (fabsf(y - rintf(y)) > m->q.limit[channel]) {
             double value =
                 exec_value(op, acc[j], m->index[channel], m->wide_columns) + op->wide_shortcut[k[j]];
             to[j] = boundaries_reached(op->wide_boundaries, op->top, value);

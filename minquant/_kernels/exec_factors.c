@@ -1,4 +1,4 @@
-/* Factors of requantizations as the kernels read them: padded to whole vectors, exact or with a margin. */
+/* Factors of requantizations as the kernels read them: padded to whole vectors, exact or with a limit. */
 #include "exec_plan.h"
 #include <math.h>
 
@@ -14,9 +14,11 @@ static float *spread(exec_block *b, const float *from, int count, int channels)
     return to;
 }
 
-/* How far the line is from the ladder, in codes, where the code changes; 1 where that is INT_FAR or more.
- * Both are monotone, so that it is nowhere farther. */
-static float far_from_ladder(const int32_t *t, int top, int direction, float multiplier, float offset)
+static const float no_doubt = 0.5f, all_doubt = -1;
+
+/* The limit of a channel with a ladder: half a code less how far the line is from the ladder where the code
+ * changes; both are monotone, so that it is nowhere farther. */
+static float ladder_limit(const int32_t *t, int top, int direction, float multiplier, float offset)
 {
     float farthest = multiplier * (float)direction < 0 ? 1 : 0; /* one that falls where the codes rise */
     for (int j = 0; j < top; j++) {
@@ -26,38 +28,38 @@ static float far_from_ladder(const int32_t *t, int top, int direction, float mul
         low = low + offset - ((float)j + 0.5f);
         high = (float)j + 0.5f - (high + offset);
         farthest = fmaxf(farthest, fmaxf(low, high));
-        if (step < 1 || !(farthest < INT_FAR))
-            return 1;
+        if (step < 1 || !(farthest < no_doubt))
+            return all_doubt;
     }
-    return farthest + 1.0f / (1 << 20); /* what comparing adds */
+    return no_doubt - (farthest + 1.0f / (1 << 20)); /* what comparing adds */
 }
 
-/* Rows of thresholds, and margins where rounding gives nearly all codes. */
+/* Rows of thresholds, and limits of what rounding gives. */
 static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
 {
-    static const float none = 0;
     int8_t *direction = exec_take(b, (size_t)op->channels);
     int32_t *rows = exec_take(b, (size_t)op->channels * sizeof *rows);
-    float *margin = spread(b, &none, 1, op->channels);
+    float *limit = spread(b, &no_doubt, 1, op->channels);
     if (!b->base)
         return;
     int row = 0;
+    m->q.least = no_doubt;
     for (int c = 0; c < op->channels; c++) {
         const int32_t *t = op->thresholds + (ptrdiff_t)row * op->top;
         direction[c] = op->direction[op->factors == 1 ? 0 : c];
         rows[c] = row;
         if (direction[c])
-            margin[c] = op->boundaries
-                            ? 1
-                            : far_from_ladder(t, op->top, direction[c], m->q.multiplier[c], m->q.offset[c]);
-        m->q.widest = fmaxf(m->q.widest, margin[c]);
+            limit[c] = op->boundaries
+                           ? all_doubt
+                           : ladder_limit(t, op->top, direction[c], m->q.multiplier[c], m->q.offset[c]);
+        m->q.least = fminf(m->q.least, limit[c]);
         row += op->factors > 1 && direction[c];
     }
     m->q.direction = direction;
     m->q.rows = rows;
     m->q.thresholds = op->thresholds;
     m->q.steps = op->top;
-    m->q.margin = margin;
+    m->q.limit = limit;
 }
 
 /* A line that wide channels are near: in steps of the code, value(acc) + wide_shortcut[k] is
@@ -88,11 +90,11 @@ static near_line line_of(const exec_op *op)
     return l;
 }
 
-/* Factors of one wide channel, and how far float32 may be from its value: 1 where no line will do, so that
- * all its codes are in doubt. Every float32 operation and factor is off by 2^-24 of what it handles, together
- * less than 2^-21 of the largest; every float64 step of the expression by 2^-53. */
-static float near_channel(const exec_op *op, const near_line *l, int column, int columns, float *multiplier,
-                          float *offset)
+/* Factors and limit of one wide channel: half a code less how far float32 may be from its value. Every
+ * float32 operation and factor is off by 2^-24 of what it handles, together less than 2^-21 of the largest;
+ * every float64 step of the expression by 2^-53. */
+static float wide_limit(const exec_op *op, const near_line *l, int column, int columns, float *multiplier,
+                        float *offset)
 {
     const double far = 1 << 30;
     double slope = (exec_value(op, far, column, columns) - exec_value(op, -far, column, columns)) / far / 2;
@@ -108,19 +110,19 @@ static float near_channel(const exec_op *op, const near_line *l, int column, int
     double margin = l->uneven + l->bent + size / (1 << 21) + largest / l->step / (1ll << 44);
     *multiplier = (float)(slope / l->step);
     *offset = (float)shift;
-    if (!(l->step > 0 && margin < 0.25 && magnitude(*multiplier) < 1e6))
-        *multiplier = *offset = 0;
-    return l->step > 0 && margin < 0.25 && magnitude(*multiplier) < 1e6 ? (float)margin : 1;
+    if (l->step > 0 && margin < 0.25 && magnitude(*multiplier) < 1e6)
+        return no_doubt - (float)margin;
+    *multiplier = *offset = 0;
+    return all_doubt;
 }
 
 /* All channels wide: those of an addition of 8 bits. In others, wide channels are few and always in doubt. */
 static void make_wide(exec_block *b, const exec_op *op, exec_made *m, float *multiplier, float *offset)
 {
-    static const float one = 1, none = 0;
     int32_t *index = exec_take(b, (size_t)op->channels * sizeof *index);
-    float *margin = spread(b, &none, 1, op->channels);
+    float *limit = spread(b, &no_doubt, 1, op->channels);
     m->index = index;
-    m->q.margin = margin;
+    m->q.limit = limit;
     if (!b->base)
         return;
     for (int c = 0; c < op->channels; c++)
@@ -129,8 +131,8 @@ static void make_wide(exec_block *b, const exec_op *op, exec_made *m, float *mul
     int all = m->wide_columns == op->channels && !op->boundaries;
     for (int c = 0; c < op->channels; c++)
         if (index[c] >= 0)
-            margin[c] =
-                all ? near_channel(op, &line, index[c], m->wide_columns, multiplier + c, offset + c) : one;
+            limit[c] = all ? wide_limit(op, &line, index[c], m->wide_columns, multiplier + c, offset + c)
+                           : all_doubt;
     if (all) {
         m->shortcut.table = NULL;
         for (int i = 0; i < INT_BLOCK; i++)

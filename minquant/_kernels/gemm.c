@@ -125,7 +125,7 @@ static void take_factors(int_tiles *job)
         return;
     job->q.direction += first;
     job->q.rows += first;
-    job->q.margin += first;
+    job->q.limit += first;
 }
 
 /* What tiles fetch into the second-level cache while they multiply: the next panel of the task, of weights

@@ -62,7 +62,7 @@ static inline int int_is_cheap(const int_requantization *q) { return !q->directi
 /* Whether tiles requantize on their own, some only where rounding gives all codes. */
 static inline int int_is_in_tile(const int_isa *isa, const int_requantization *q)
 {
-    return int_is_cheap(q) || (isa->settles && q->margin && !q->boundaries && q->widest < INT_FAR);
+    return int_is_cheap(q) || (isa->settles && q->limit && !q->boundaries && q->least > 0);
 }
 
 /* to[i] = from[i] as uint8: int8 moves up by 128, which turns the top bit round. */

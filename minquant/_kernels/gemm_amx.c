@@ -87,7 +87,7 @@ ALWAYS int store_fours(const int_tile *t, int rows, int column, const int32_t (*
     __m512 multiplier = _mm512_loadu_ps(t->q->multiplier + column),
            offset = _mm512_loadu_ps(t->q->offset + column), top = _mm512_set1_ps((float)t->q->top);
     uint8_t *to = (uint8_t *)t->out + column;
-    __m512 limit = _mm512_set1_ps(0.5f - t->q->widest), far;
+    __m512 limit = _mm512_set1_ps(t->q->least), far;
     ptrdiff_t out_row = t->out_row;
     int row = 0;
     for (; row + 4 <= rows; row += 4, to += 4 * out_row) {

@@ -38,7 +38,7 @@ ALWAYS int is_in_doubt(const int_requantization *q, int column, __m512i acc)
 {
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(q->multiplier + column));
     y = from_integer(_mm512_add_ps(y, _mm512_loadu_ps(q->offset + column)));
-    return _mm512_cmp_ps_mask(_mm512_abs_ps(y), _mm512_set1_ps(0.5f - q->widest), _CMP_GT_OQ) != 0;
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(y), _mm512_set1_ps(q->least), _CMP_GT_OQ) != 0;
 }
 
 ALWAYS void store(const int_tile *t, int row, int column, vec sums)

@@ -78,12 +78,9 @@ typedef struct {
     const int32_t *thresholds; /* `steps` each of row n or, where there are rows, of rows[n] */
     const int32_t *rows;
     int steps, top;
-    const float *margin; /* NULL, or a y nearer than margin[n] to the middle of two integers is in doubt */
-    float widest;        /* the greatest margin */
+    const float *limit; /* NULL, or the code of a y farther than limit[n] from an integer is in doubt */
+    float least;        /* limit; at 0 and below a code may be off by more than one */
 } int_requantization;
-
-/* A margin from which on a code may be off by more than one; 1 puts every code in doubt. */
-#define INT_FAR 0.5f
 
 /* A second operand: y + value of its code k. The value is table[k] or, without a table, k * slope. */
 typedef struct {

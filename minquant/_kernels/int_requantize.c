@@ -24,7 +24,6 @@ uint8_t int_code_of(const int_requantization *q, float y)
     return (uint8_t)(y > 0 ? y < (float)q->top ? y : (float)q->top : 0);
 }
 
-/* A code that is not INT_FAR off is off by one at most. */
 void int_climb(const int_requantization *q, const int32_t *acc, int first, int columns, uint8_t *to)
 {
     for (int c = first; c < first + columns; c++, acc++, to++) {
@@ -32,7 +31,7 @@ void int_climb(const int_requantization *q, const int32_t *acc, int first, int c
             continue;
         const int32_t *t = q->thresholds + (ptrdiff_t)q->rows[c] * q->steps;
         int side = q->direction[c], code = *to;
-        if (q->margin[c] >= INT_FAR)
+        if (q->limit[c] <= 0)
             *to = int_ladder(q, c, *acc);
         else if (code < q->steps && (side > 0 ? *acc >= t[code] : *acc <= t[code]))
             *to = (uint8_t)(code + 1);

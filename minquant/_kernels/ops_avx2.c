@@ -63,12 +63,11 @@ static inline floats look_up(const float *table, int count, const uint8_t *k)
     return _mm256_i32gather_ps(table, load_codes(k), 4);
 }
 
-static inline int near_tie(floats y, const float *margin)
+static inline int is_beyond(floats y, const float *limit)
 {
     floats off = _mm256_sub_ps(y, _mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     off = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), off);
-    floats limit = _mm256_sub_ps(_mm256_set1_ps(0.5f), load_floats(margin));
-    return _mm256_movemask_ps(_mm256_cmp_ps(off, limit, _CMP_GT_OQ)) != 0;
+    return _mm256_movemask_ps(_mm256_cmp_ps(off, load_floats(limit), _CMP_GT_OQ)) != 0;
 }
 
 #include "ops_loops.h"

@@ -73,10 +73,10 @@ static inline floats look_up(const float *table, int count, const uint8_t *k)
     return _mm512_i32gather_ps(load_codes(k), table, 4);
 }
 
-static inline int near_tie(floats y, const float *margin)
+static inline int is_beyond(floats y, const float *limit)
 {
-    floats off = _mm512_abs_ps(_mm512_sub_ps(y, _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT)));
-    return _mm512_cmp_ps_mask(off, _mm512_sub_ps(_mm512_set1_ps(0.5f), load_floats(margin)), _CMP_GT_OQ) != 0;
+    floats off = _mm512_abs_ps(_mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT));
+    return _mm512_cmp_ps_mask(off, load_floats(limit), _CMP_GT_OQ) != 0;
 }
 
 #include "ops_loops.h"

@@ -69,12 +69,12 @@ static inline floats look_up(const float *table, int count, const uint8_t *k)
     return found;
 }
 
-static inline int near_tie(floats y, const float *margin)
+static inline int is_beyond(floats y, const float *limit)
 {
-    int near = 0;
+    int found = 0;
     for (int i = 0; i < BLOCK; i++)
-        near |= fabsf(y.lane[i] - rintf(y.lane[i])) > 0.5f - margin[i];
-    return near;
+        found |= fabsf(y.lane[i] - rintf(y.lane[i])) > limit[i];
+    return found;
 }
 
 #include "ops_loops.h"

@@ -17,7 +17,7 @@
  *   where HAS_DOT4 is defined:           dot4(acc, x, w), acc + the four products of uint8 x and int8 w in
  *                                        each lane; shift_or(x, y, n), x | y << n; low_byte(x), x & 255;
  *                                        wide_channels, see ops_wide.h
- *   near_tie(y, margin)                  whether |y - rint(y)| > 0.5 - margin in any lane
+ *   is_beyond(y, limit)                  whether |y - rint(y)| > limit in any lane
  */
 #include <string.h>
 
@@ -208,7 +208,7 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
             store_reached(place, y, q->boundaries, q->top);
         else
             store_codes(place, y, top);
-        if (doubtful && near_tie(y, q->margin + e->first + c))
+        if (doubtful && is_beyond(y, q->limit + e->first + c))
             doubt |= (uint32_t)1 << r;
         if (n < BLOCK)
             memcpy(to, codes, (size_t)n);
@@ -219,7 +219,7 @@ static inline __attribute__((always_inline)) uint32_t end_rows(const int_requant
 static inline uint32_t end_block(const int_requantization *q, const int_shortcut *s, const int_ending *e,
                                  int c, int n)
 {
-    int tabled = s && s->table, doubtful = q->margin != NULL, bounded = q->boundaries != NULL;
+    int tabled = s && s->table, doubtful = q->limit != NULL, bounded = q->boundaries != NULL;
     if (n == BLOCK && tabled && !doubtful && !bounded) /* additions of few bits */
         return end_rows(q, s, e, c, BLOCK, 1, 0, 0);
     if (n == BLOCK && s && !tabled && doubtful && !bounded) /* of 8 bits */

@@ -103,14 +103,14 @@ static inline floats look_up(const float *table, int count, const uint8_t *k)
     return load_floats(found);
 }
 
-static inline uint32x4_t far(float32x4_t y, const float *margin)
+static inline uint32x4_t beyond(float32x4_t y, const float *limit)
 {
-    return vcgtq_f32(vabdq_f32(y, vrndnq_f32(y)), vsubq_f32(vdupq_n_f32(0.5f), vld1q_f32(margin)));
+    return vcgtq_f32(vabdq_f32(y, vrndnq_f32(y)), vld1q_f32(limit));
 }
 
-static inline int near_tie(floats y, const float *margin)
+static inline int is_beyond(floats y, const float *limit)
 {
-    return vmaxvq_u32(vorrq_u32(far(y.val[0], margin), far(y.val[1], margin + 4))) != 0;
+    return vmaxvq_u32(vorrq_u32(beyond(y.val[0], limit), beyond(y.val[1], limit + 4))) != 0;
 }
 
 #include "ops_loops.h"
