@@ -47,7 +47,7 @@ def even_ladders(rng, depthwise):
 
 def pooled(rng, channels, size, stride):
     """A Program that takes the maxima of windows of its image."""
-    return _Builder(rng, (7, 12, channels)).pooled(size, stride)
+    return _Builder(rng, (7, 50, channels)).pooled(size, stride)
 
 
 class _Builder:

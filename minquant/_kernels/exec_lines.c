@@ -131,12 +131,7 @@ static void quantize_line(const exec_batch *b, const exec_step *s, int image, in
     int channels = op->channels, count = op->width * channels;
     const uint8_t *from = b->call->pixels + ((ptrdiff_t)(b->first + image) * op->height + y) * count;
     uint8_t *to = exec_at(b, s->output, image) + y * t->line;
-    for (int c = 0; c < channels; c++) {
-        const uint8_t *table = op->table + 256 * c;
-#pragma GCC unroll 4
-        for (int i = c; i < count; i += channels)
-            to[i] = table[from[i]];
-    }
+    (*b->e->isa->loops)->translate(op->table, channels, from, count, to);
 }
 
 static void pad_shortcut_line(const exec_batch *b, const exec_step *s, int image, int y)
@@ -163,12 +158,6 @@ static void copy_codes(const uint8_t *from, int count, uint8_t *to)
     memcpy(to + count - 16, from + count - 16, 16);
 }
 
-static void look_up_codes(const uint8_t *table, const uint8_t *from, int count, uint8_t *to)
-{
-    for (int c = 0; c < count; c++)
-        to[c] = table[from[c]];
-}
-
 /* For each operand its channels of every pixel, unless they have been written there. */
 static void concat_line(const exec_batch *b, const exec_step *s, int image, int y)
 {
@@ -183,7 +172,7 @@ static void concat_line(const exec_batch *b, const exec_step *s, int image, int 
         int there = exec_is_within(b->e, op->operands[k], s->output);
         for (int col = 0; !there && col < op->width; col++, from += x->channels, to += t->channels)
             if (table)
-                look_up_codes(table, from, x->channels, to);
+                (*b->e->isa->loops)->translate(table, 1, from, x->channels, to);
             else
                 copy_codes(from, x->channels, to);
         first += x->channels;
@@ -197,7 +186,7 @@ static void copy_line(const exec_batch *b, const exec_step *s, int image, int y)
     uint8_t *to = exec_at(b, s->output, image) + y * t->line;
     int count = x->width * x->channels;
     if (map)
-        look_up_codes(map, from, count, to);
+        (*b->e->isa->loops)->translate(map, 1, from, count, to);
     else
         memcpy(to, from, (size_t)count);
 }

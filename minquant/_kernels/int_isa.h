@@ -89,6 +89,8 @@ typedef struct {
     const char *name; /* of the instruction set */
     void (*depthwise)(const int_taps *t, const int_lines *lines, const int_requantization *q);
     void (*maximum)(const uint8_t *x, int channels, int flip, uint8_t *to);
+    /* to[i] = tables[i % channels][x[i]]; a table has 256 entries */
+    void (*translate)(const uint8_t *tables, int channels, const uint8_t *x, int count, uint8_t *to);
     void (*add_pixel)(const uint8_t *x, int channels, int is_signed, int32_t *sums);
     /* Codes of sums, the ladder aside; bit r is 1 where a code of row r is in doubt. */
     uint32_t (*end)(const int_requantization *q, const int_shortcut *s, const int_ending *rows);

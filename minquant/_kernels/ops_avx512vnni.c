@@ -55,6 +55,7 @@ static inline ints shift_or(ints x, ints y, unsigned n)
 }
 static inline ints low_byte(ints x) { return _mm512_and_si512(x, _mm512_set1_epi32(255)); }
 
+#include "ops_translate.h"
 #include "ops_wide.h"
 
 static inline void store_reached(uint8_t *to, floats y, const float *edges, int top)

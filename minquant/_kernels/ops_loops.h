@@ -17,6 +17,7 @@
  *   where HAS_DOT4 is defined:           dot4(acc, x, w), acc + the four products of uint8 x and int8 w in
  *                                        each lane; shift_or(x, y, n), x | y << n; low_byte(x), x & 255;
  *                                        wide_channels, see ops_wide.h
+ *   where HAS_TRANSLATE is defined:      translate_vectors, for channels of which can_translate is true
  *   is_beyond(y, limit)                  whether |y - rint(y)| > limit in any lane
  */
 #include <string.h>
@@ -173,6 +174,21 @@ static void maximum(const uint8_t *restrict x, int channels, int flip, uint8_t *
     }
 }
 
+static void translate(const uint8_t *tables, int channels, const uint8_t *restrict x, int count,
+                      uint8_t *restrict to)
+{
+#ifdef HAS_TRANSLATE
+    if (can_translate(channels)) {
+        translate_vectors(tables, channels, x, count, to);
+        return;
+    }
+#endif
+    for (int c = 0; c < channels; c++, tables += 256)
+#pragma GCC unroll 4
+        for (int i = c; i < count; i += channels)
+            to[i] = tables[x[i]];
+}
+
 static void add_pixel(const uint8_t *restrict x, int channels, int is_signed, int32_t *restrict sums)
 {
     for (int c = 0; c < channels; c++)
@@ -297,6 +313,7 @@ static void quantize(const int_requantization *q, ptrdiff_t from, ptrdiff_t end,
 static const int_loops loops = {.name = NAME,
                                 .depthwise = depthwise,
                                 .maximum = maximum,
+                                .translate = translate,
                                 .add_pixel = add_pixel,
                                 .end = end,
                                 .finish = finish,
