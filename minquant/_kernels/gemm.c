@@ -8,7 +8,11 @@
 /* Rows, and panels that read them, from which packing pays. */
 #define LEAST_PACKED 16
 #define LEAST_PANELS 4
-#define LINE 64                 /* bytes of the caches */
+#define LINE 64 /* bytes, of the caches */
+/* Tiles of joined runs over those of runs apart, up to which joining pays, by the inputs of a row. */
+#define LONG_ROW 1024
+#define LONG_SHARE 0.8
+#define SHORT_SHARE 0.67
 #define LARGE_WEIGHTS (1 << 17) /* bytes that a cache may not keep from one image to the next */
 
 const int32_t int_zeros[INT_MAX_COLUMNS];
@@ -54,7 +58,9 @@ void int_join_runs(int_product *p)
     int row = (int)p->row, line = (int)p->line, runs = p->rows / used, period = line / row;
     int span = (runs - 1) * period + used, joined = (span + most - 1) / most, apart = (runs + 1) / 2;
     int is_even = period * row == line && runs * used == p->rows;
-    if (!is_even || period < used || span <= isa->fused_rows || 3 * joined > 2 * apart || is_packed(p))
+    int is_long = p->w->segments * p->w->length >= LONG_ROW;
+    if (!is_even || period < used || span <= isa->fused_rows || is_packed(p) ||
+        joined > apart * (is_long ? LONG_SHARE : SHORT_SHARE))
         return;
     p->used = used;
     p->period = period;
