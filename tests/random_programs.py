@@ -138,6 +138,7 @@ class _Builder:
         sums = self.emit(Convolution("conv", **fields, stride=1, padding=1, groups=channels if depthwise else 1))
         low, high = self.ops[-1].bounds()
         top, direction = self.one_of(3, 15, 255), self.rng.choice([0, 1, -1], channels).astype(np.int8)
+        direction[self.one_of(channels, 3):] = 0  # in all channels, or in few
         ladders = np.flatnonzero(direction)
         rows = np.linspace(low[ladders] / 8, high[ladders] / 8 + 4 * top, top, axis=1).astype(int)
         rows += self.rng.integers(0, 2, rows.shape)

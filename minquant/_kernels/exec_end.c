@@ -82,11 +82,6 @@ static void requantize_rows(const exec_end *end, const int_ending *e)
             int_climb(q, e->acc + r * e->acc_row, e->first, e->columns, e->to + r * e->to_row);
 }
 
-int exec_end_is_cheap(const exec_op *op, const exec_made *made)
-{
-    return op->kind == EXEC_REQUANTIZE && int_is_cheap(&made->q);
-}
-
 /* Logits, or sums as they are, of one row. */
 static void store_row(const exec_end *end, const int32_t *acc, int first, int columns, ptrdiff_t place)
 {

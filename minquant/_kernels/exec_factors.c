@@ -53,6 +53,7 @@ static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
                            ? all_doubt
                            : ladder_limit(t, op->top, direction[c], m->q.multiplier[c], m->q.offset[c]);
         m->q.least = fminf(m->q.least, limit[c]);
+        m->ladders += direction[c] != 0;
         row += op->factors > 1 && direction[c];
     }
     m->q.direction = direction;

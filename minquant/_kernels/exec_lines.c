@@ -2,8 +2,41 @@
 #include "exec_plan.h"
 #include <string.h>
 
-/* Lines of a depthwise convolution: all at once where it can make codes of its sums, else one after another.
- */
+#define FEW_LADDERS 32 /* channels for each ladder, from which rounding comes first */
+
+/* Whether rounding gives all codes but those of so few channels that their sums may be computed twice. */
+static int rounds(const exec_end *end)
+{
+    return end->op && end->op->kind == EXEC_REQUANTIZE && !end->op->boundaries &&
+           FEW_LADDERS * end->made->ladders <= end->op->channels;
+}
+
+/* The sums of a channel once more, and their codes. */
+static void climb_channel(const int_requantization *q, const int_taps *t, const int_lines *l, int c)
+{
+    for (int y = 0; y < l->lines; y++) {
+        const uint8_t *x = l->x + y * l->x_line + c;
+        uint8_t *to = (uint8_t *)l->out + y * l->out_line + c;
+        for (int i = 0; i < l->pixels; i++, x += l->step, to += t->channels) {
+            int32_t acc = t->start[c];
+            for (int tap = 0; tap < t->count; tap++)
+                acc += x[t->offsets[tap]] * t->levels[tap * t->pitch + c];
+            int_climb(q, &acc, c, 1, to);
+        }
+    }
+}
+
+/* Lines of a depthwise convolution at once, whose sums the kernel rounds to codes. */
+static void round_lines(const exec_end *ending, const int_taps *taps, const int_lines *lines)
+{
+    int_requantization q = ending->made->q;
+    q.direction = NULL;
+    (*ending->isa->loops)->depthwise(taps, lines, &q);
+    for (int c = 0; ending->made->ladders && c < taps->channels; c++)
+        if (ending->made->q.direction[c])
+            climb_channel(&ending->made->q, taps, lines, c);
+}
+
 static void depthwise_lines(const exec_batch *b, const exec_step *s, int image, int first, int end,
                             void *scratch)
 {
@@ -15,20 +48,22 @@ static void depthwise_lines(const exec_batch *b, const exec_step *s, int image, 
     int_taps taps = {m->levels,    m->offsets,
                      m->start[0],  op->kernel_h * op->kernel_w,
                      op->channels, int_up(op->channels, INT_BLOCK)};
-    int closes = ending.op && exec_end_is_cheap(ending.op, ending.made);
+    int at_once = rounds(&ending);
     const uint8_t *from = exec_at(b, s->input, image) - op->padding * (x->line + x->channels);
     int_lines lines = {.pixels = op->width,
-                       .lines = closes ? end - first : 1,
+                       .lines = at_once ? end - first : 1,
                        .step = (ptrdiff_t)op->stride * x->channels,
                        .x_line = op->stride * x->line,
-                       .out = closes ? (uint8_t *)ending.out + first * ending.out_line : scratch,
+                       .out = at_once ? (uint8_t *)ending.out + first * ending.out_line : scratch,
                        .out_line = ending.out_line};
     for (; first < end; first += lines.lines) {
         lines.x = from + first * lines.x_line;
-        (*e->isa->loops)->depthwise(&taps, &lines, closes ? &ending.made->q : NULL);
-        if (!closes)
-            exec_end_rows(&ending,
-                          &(int_sums){scratch, op->width, op->channels, op->channels, 0, 0, first, 0});
+        if (at_once) {
+            round_lines(&ending, &taps, &lines);
+            continue;
+        }
+        (*e->isa->loops)->depthwise(&taps, &lines, NULL);
+        exec_end_rows(&ending, &(int_sums){scratch, op->width, op->channels, op->channels, 0, 0, first, 0});
     }
 }
 

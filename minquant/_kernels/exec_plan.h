@@ -38,6 +38,7 @@ typedef struct {
     int16_t *levels; /* depthwise: taps x pitch */
     ptrdiff_t *offsets;
     int_requantization q;  /* requantize, add requantize: padded */
+    int ladders;           /* channels with one */
     const int32_t *index;  /* add requantize: column of values for each wide channel, else -1; NULL: none */
     int wide_columns;      /* of values */
     int_shortcut shortcut; /* add requantize */
@@ -106,7 +107,6 @@ typedef struct {
     ptrdiff_t out_row, out_line, out_image, shortcut_row, shortcut_line, shortcut_image; /* elements */
 } exec_end;
 double exec_value(const exec_op *op, double acc, int column, int columns); /* its float64 expression */
-int exec_end_is_cheap(const exec_op *op, const exec_made *made);
 void exec_end_rows(const exec_end *end, const int_sums *sums);
 int exec_kind_of_ending(const exec *e, const exec_step *s); /* -1: none */
 exec_end exec_end_of(const exec_batch *b, const exec_step *s, int image);
