@@ -1,12 +1,11 @@
 /* The tiles of a task: which rows are one, where they lie, and what ends their sums. */
 #include "gemm_tiles.h"
 
-/* Rows of a tile, so that all of so many rows have about as many. */
+/* Rows of a tile, so that all of so many rows have about as many; of joined runs, whole ones if they fit. */
 static int height(const int_product *p, int rows)
 {
     int most = p->w->isa->rows, count = (rows + most - 1) / most;
-    int lines =
-        p->period ? (rows / p->period + count) / count : 0; /* of joined runs, whole ones if they fit */
+    int lines = p->period ? (rows / p->period + count) / count : 0;
     if (lines && lines * p->period <= most)
         return lines * p->period;
     return rows <= most ? rows : (rows + count - 1) / count;
