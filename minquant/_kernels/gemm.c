@@ -243,7 +243,8 @@ void int_product_task(const int_product *p, int_split split, int i, void *scratc
     for (; panel < end; panel++) {
         int_start_tiles(&job, at, rows);
         job.packed = packed ? memory.rows : NULL;
-        look_ahead(&job, panel, end);
+        if (w->isa->tiles)
+            look_ahead(&job, panel, end);
         run_panel(&job, panel, memory);
     }
 }
