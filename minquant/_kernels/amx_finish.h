@@ -5,14 +5,13 @@
 /* Bytes of a result. */
 static ptrdiff_t element(const int_tile *t) { return t->q ? 1 : sizeof(int32_t); }
 
-/* A tile whose sums lie in memory, `left` rows of which are still to be finished, the next `rows` in one
- * piece; t->out moves with them. */
+/* A tile whose sums lie in memory, from `from` on; `piece` is what is left to be finished of it, and t->out
+ * moves with it. */
 typedef struct {
     const int_tiles *job;
     int_tile *t;
     const int32_t (*from)[2 * HALF];
     int_piece piece;
-    int rows, left;
     const uint8_t *ahead; /* what is fetched meanwhile, so many lines in every step */
     int lines;
 } unfinished;
@@ -25,8 +24,7 @@ ALWAYS vec four_codes(const int32_t (*from)[2 * HALF], __m512 multiplier, __m512
     vec rows[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(load(from[i])), multiplier);
-        y = _mm512_add_ps(y, offset);
+        __m512 y = line_at(load(from[i]), multiplier, offset);
         if (far)
             *far = i ? _mm512_range_ps(*far, from_integer(y), LARGER_MAGNITUDE) : from_integer(y);
         rows[i] =
@@ -77,9 +75,7 @@ static void store_rows(const int_tile *t, int rows, const int32_t (*from)[2 * HA
 
 static void begin_piece(unfinished *u)
 {
-    u->rows = u->piece.rows;
     u->from += u->piece.skip;
-    u->left = u->piece.left;
     if (!u->t->out)
         u->t->out = int_out(u->job, u->piece.run, u->piece.row);
 }
@@ -88,13 +84,14 @@ static void begin_piece(unfinished *u)
 static __attribute__((noinline)) void finish_some(unfinished *u, int most)
 {
     int_tile *t = u->t;
-    int rows = int_min(most, u->rows);
+    int rows = int_min(most, u->piece.rows);
     store_rows(t, rows, u->from);
     t->out = (uint8_t *)t->out + rows * t->out_row * element(t);
     u->from += rows;
-    u->rows -= rows;
-    u->left -= rows;
-    if (u->rows || !u->left)
+    u->piece.row += rows;
+    u->piece.rows -= rows;
+    u->piece.left -= rows;
+    if (u->piece.rows || !u->piece.left)
         return;
     t->out = NULL;
     int_next_piece(u->job, &u->piece);
@@ -103,11 +100,11 @@ static __attribute__((noinline)) void finish_some(unfinished *u, int most)
 
 static void finish(unfinished *u)
 {
-    if (u->left && u->t->ends_in_memory) {
+    if (u->piece.left && u->t->ends_in_memory) {
         int_end_tile(u->job, u->t, u->from[0], 2 * HALF);
-        u->left = 0;
+        u->piece.left = 0;
     }
-    while (u->left)
+    while (u->piece.left)
         finish_some(u, ROWS);
 }
 
@@ -115,7 +112,7 @@ static void begin_to_finish(unfinished *u, int_tile *t, const int32_t (*from)[2 
 {
     u->t = t;
     u->from = from;
-    u->left = t->rows;
+    u->piece.left = t->rows;
     if (t->ends_in_memory)
         return;
     int_first_piece(u->job, t, &u->piece);
@@ -128,6 +125,6 @@ ALWAYS void use_time(unfinished *u)
 {
     for (int line = 0; line < u->lines; line++, u->ahead += TILE_BYTES)
         _mm_prefetch((const char *)u->ahead, _MM_HINT_T1);
-    if (u->left && !u->t->ends_in_memory)
+    if (u->piece.left && !u->t->ends_in_memory)
         finish_some(u, 4);
 }

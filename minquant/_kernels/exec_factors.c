@@ -64,7 +64,7 @@ static void make_ladder(exec_block *b, const exec_op *op, exec_made *m)
 }
 
 /* A line that wide channels are near: in steps of the code, value(acc) + wide_shortcut[k] is
- * acc * multiplier + offset + k * slope within `margin`, as float32 computes it. */
+ * acc * multiplier + offset + k * slope within half a code less its limit. */
 typedef struct {
     double first, step, uneven; /* boundary j lies at first + (j - 1) * step, within uneven steps */
     double slope, bent, reach;  /* of the shortcut, what it departs from a line, its largest magnitude */

@@ -38,7 +38,7 @@ typedef struct {
     int16_t *levels; /* depthwise: taps x pitch */
     ptrdiff_t *offsets;
     int_requantization q;  /* requantize, add requantize: padded */
-    int ladders;           /* channels with one */
+    int ladders;           /* channels with a ladder */
     const int32_t *index;  /* add requantize: column of values for each wide channel, else -1; NULL: none */
     int wide_columns;      /* of values */
     int_shortcut shortcut; /* add requantize */

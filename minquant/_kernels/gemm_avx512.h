@@ -7,11 +7,16 @@
 #define VNNI_ROWS 14
 #define VNNI_FUSED_ROWS 4
 
+/* float(acc) * multiplier + offset, each operation rounded */
+ALWAYS __m512 line_at(__m512i acc, __m512 multiplier, __m512 offset)
+{
+    return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier), offset);
+}
+
 /* to[j] = clip(rint(acc[j] * multiplier[j] + offset[j]), 0, top); clipping first gives the same code */
 ALWAYS void store_codes(const int_requantization *q, int column, __m512i acc, int count, uint8_t *to)
 {
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(q->multiplier + column));
-    y = _mm512_add_ps(y, _mm512_loadu_ps(q->offset + column));
+    __m512 y = line_at(acc, _mm512_loadu_ps(q->multiplier + column), _mm512_loadu_ps(q->offset + column));
     y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps((float)q->top));
     __m512i codes = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m128i bytes = _mm512_cvtepi32_epi8(codes);
@@ -36,9 +41,8 @@ static __attribute__((noinline)) void settle(const int_tile *t, int row, int col
 
 ALWAYS int is_in_doubt(const int_requantization *q, int column, __m512i acc)
 {
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(q->multiplier + column));
-    y = from_integer(_mm512_add_ps(y, _mm512_loadu_ps(q->offset + column)));
-    return _mm512_cmp_ps_mask(_mm512_abs_ps(y), _mm512_set1_ps(q->least), _CMP_GT_OQ) != 0;
+    __m512 y = line_at(acc, _mm512_loadu_ps(q->multiplier + column), _mm512_loadu_ps(q->offset + column));
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(from_integer(y)), _mm512_set1_ps(q->least), _CMP_GT_OQ) != 0;
 }
 
 ALWAYS void store(const int_tile *t, int row, int column, vec sums)
